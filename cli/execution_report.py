@@ -26,7 +26,7 @@ def print_report(execution: dict[str, Any]) -> None:
     _print_section(
         "steps",
         execution["steps"],
-        lambda one: _print_step(one, _copied(execution, one["finished_at"])),
+        lambda one: _print_step(one, _set(execution, one) or _copied(execution, one["finished_at"])),
         left_out["steps"],
     )
     _print_section(
@@ -201,6 +201,15 @@ def _copied(execution: dict[str, Any], at: str | None) -> str:
     if not execution["forked_from"] or at is None:
         return ""
     return "  copied" if datetime.fromisoformat(at) < datetime.fromisoformat(execution["created_at"]) else ""
+
+
+def _set(execution: dict[str, Any], step: dict[str, Any]) -> str:
+    """Returns a remark about a step whose result a fork has set."""
+    if step["step_key"] not in execution["results_set"]:
+        return ""
+    return "  set" + (
+        f" by {execution['forked_by'][-1]}" if len(execution["forked_by"]) == 1 else " by a fork"
+    )
 
 
 def _print_step(one: dict[str, Any], remark: str) -> None:

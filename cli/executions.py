@@ -208,7 +208,8 @@ def fork(
     It runs that step and what had not ended when the step began; earlier results are copied, those of
     children as well. People are asked again, unless --keep-decisions copies their answers, which the audit
     notes. The other execution is left as it is, running or not. With --set, a copied step has another result,
-    or the step of --from has one and does not run.
+    or the step of --from has one and does not run; it is refused where a copied decision, or a child, came
+    after that step, as people may have decided on what it had returned.
 
     \b
     Examples:

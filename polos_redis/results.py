@@ -380,6 +380,8 @@ class Execution(ExecutionSummary):
     """The execution whose journal it goes on from. What it has from there ended before `created_at`."""
     forked_by: list[str]
     """Who forked it, and the executions that it goes back to."""
+    results_set: list[str]
+    """Steps whose results were set by a fork: its own, or one that it goes back to."""
     session_id: str | None
     user_id: str | None
     started_by: str | None

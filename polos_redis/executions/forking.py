@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import floor
 from typing import Any
 
 import msgpack
@@ -22,7 +23,7 @@ from polos_redis.errors import (
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.journal_cut import cut
 from polos_redis.state import journal, keys
-from polos_redis.state.journal import StepRecord, SuspensionRecord
+from polos_redis.state.journal import ChildRecord, StepRecord, SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.start import Start
 from polos_redis.state.store import Store
@@ -71,6 +72,7 @@ async def fork(
     kept = cut(execution_id, stored, from_step, keep_decisions=keep_decisions)
     for key, value in results.items():
         kept[raw(key)] = _with_result(connection, execution_id, key, value, stored, kept, from_step)
+        _check_decisions(execution_id, key, floor(journal.finished_at(stored[raw(key)])), kept)
     size = len(fields["input"]) + sum(len(name) + len(one) for name, one in kept.items())
     if size > MOST_BYTES:
         raise StepNotForkableError(
@@ -80,19 +82,21 @@ async def fork(
             f"{MOST_BYTES >> 20} MiB: fork from an earlier step",
         )
     fork_id = os.urandom(16).hex()
-    event = {
+    event: dict[str, Any] = {
         "workflow_id": workflow_id,
         "execution_id": fork_id,
         "forked_from": execution_id,
         "from_step": from_step,
     }
+    if results:
+        event["results_set"] = list(results)
     try:
         await store.executions.fork(
             fork_id,
             workflow_id,
             fields["input"],
             connection.retention_ms,
-            _start(fields, execution_id, by),
+            _start(fields, execution_id, by, tuple(results)),
             codec.encode(event),
             kept,
             _copied(execution_id, kept, by or ""),
@@ -119,7 +123,9 @@ async def _read(store: Store, execution_id: str) -> tuple[dict[str, bytes], dict
             return fields, stored
 
 
-def _start(fields: Mapping[str, bytes], execution_id: str, by: str | None) -> Start:
+def _start(
+    fields: Mapping[str, bytes], execution_id: str, by: str | None, results_set: tuple[str, ...]
+) -> Start:
     """The start options of a fork: those of the execution, as a root of its own."""
     workflow_id = text(fields["workflow"])
     origin = Origin.unpack(workflow_id, fields.get("origin"))
@@ -130,6 +136,7 @@ def _start(fields: Mapping[str, bytes], execution_id: str, by: str | None) -> St
         parent_execution_id=None,
         forked_from=execution_id,
         forked_by=tuple(people),
+        results_set=tuple(dict.fromkeys((*origin.results_set, *results_set))),
     )
     packed = fields.get("relations")
     relations = {} if packed is None else msgpack.unpackb(packed, raw=True)
@@ -182,6 +189,24 @@ def _with_result(
     branches = [part for pair in record.branches for part in pair]
     untimed = journal.step_record("ok", record.attempt, record.took_ms, encoded, record.state, branches)
     return untimed + _pack(journal.finished_at(stored[name]))
+
+
+def _check_decisions(execution_id: str, key: str, ended_ms: int, kept: Mapping[bytes, bytes]) -> None:
+    """Refuses another result for a step where people may have decided on the one it had: a suspension, or a
+    child that was started, after the step had ended."""
+    for name, stored in kept.items():
+        record = None if journal.is_result(name) else journal.parse(stored)
+        if not isinstance(record, (SuspensionRecord, ChildRecord)) or record.opened_ms < ended_ms:
+            continue
+        if isinstance(record, SuspensionRecord):
+            what = f"the decision {text(name)!r} may be about it"
+            way_out = "let people decide again (without keep_decisions)"
+        else:
+            what = f"people may have decided about it in the child {text(name)!r}"
+            way_out = "fork from that step or an earlier one"
+        raise StepNotForkableError(
+            execution_id, key, f"its result can't be set: {what}, and would be copied; {way_out}"
+        )
 
 
 def _copied(execution_id: str, kept: Mapping[bytes, bytes], by: str) -> list[tuple[str, str, str]]:

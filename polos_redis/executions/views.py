@@ -79,6 +79,7 @@ def describe(
         parent_execution_id=origin.parent_execution_id,
         forked_from=origin.forked_from,
         forked_by=list(origin.forked_by),
+        results_set=list(origin.results_set),
         session_id=origin.session_id,
         user_id=origin.user_id,
         started_by=origin.started_by,

@@ -24,6 +24,7 @@ class Origin:
     last_span: str | None = None  # traceparent of its last activation
     forked_from: str | None = None
     forked_by: tuple[str, ...] = ()
+    results_set: tuple[str, ...] = ()  # step keys
     continued_in: int | None = None  # the run that its journal begins with, if it has continued as new
 
     @property

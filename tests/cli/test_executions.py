@@ -283,14 +283,18 @@ async def test_fork_starts_from_a_step(polos: Command, working: Polos) -> None:
         fork = client.get_handle(done.out.strip())
         assert await fork.result(timeout=DEADLINE) == ["ink", "printed"]
         shown = await polos("show", fork.id)
-        other = await polos("fork", handle.id, "--from", "print", "--set", 'buy="toner"', "--json")
+        other = await polos(
+            "fork", handle.id, "--from", "print", "--set", 'buy="toner"', "--by", "bob", "--json"
+        )
         assert other.json["forked_from"] == handle.id and other.json["workflow_id"] == "cli-two-steps"
         toner = client.get_handle(other.json["id"])
         assert await toner.result(timeout=DEADLINE) == ["toner", "printed"]
+        with_toner = await polos("show", toner.id)
         missing = await polos("fork", handle.id, "--from", "sell")
         wrong = await polos("fork", handle.id, "--from", "print", "--set", "buy")
         no_json = await polos("fork", handle.id, "--from", "print", "--set", "buy=toner")
     assert f"forked from {handle.id}, by ann\n" in shown.out.replace("  ", " ")
+    assert with_toner.out.count("set by bob") == 1 and "copied" not in with_toner.out
     assert (missing.code, wrong.code, no_json.code) == (1, 2, 2)
     assert "step 'sell': its journal has no such step" in missing.sentence
     assert "--set must be STEP_KEY=JSON, not 'buy'" in wrong.err

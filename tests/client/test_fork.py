@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from polos_redis import (
+    ExecutionHandle,
     ExecutionNotFoundError,
     InternalWorkflowError,
     InvalidInputError,
@@ -126,6 +127,73 @@ async def test_results_keep_their_types(world: World, redis_url: str, namespace:
             await at.client.fork(handle.id, from_step="charge", results={"quote": wrong})
         with pytest.raises(InvalidInputError, match=r"\$: expected an object with the fields of .*Quote"):
             await at.client.fork(handle.id, from_step="charge", results={"quote": JsonValue(5)})
+
+
+async def test_no_decision_is_copied_that_may_be_about_another_result(
+    world: World, redis_url: str, namespace: str
+) -> None:
+    async def below(ctx: WorkflowContext, amount: int) -> bool:
+        return bool((await ctx.step.suspend("sign", data={"amount": amount}))["data"])
+
+    child = flow(below)
+
+    async def work(ctx: WorkflowContext) -> list[Any]:
+        amount = await ctx.step.run("quote", lambda: 10)
+        approved = (await ctx.step.suspend("approval", data={"amount": amount}))["data"]
+        fee = await ctx.step.run("fee", lambda: 1)
+        signed = await ctx.step.invoke_and_wait("signature", child, amount)
+        return [approved, signed, await ctx.step.run("transfer", lambda: amount + fee)]
+
+    async with running(redis_url, namespace, flow(work), child) as at:
+
+        async def decide(handle: ExecutionHandle[Any], *, below: bool = False) -> Any:
+            """Answer the open suspension; returns what it showed."""
+
+            async def opened() -> list[Any]:
+                found = await at.client.get_execution(handle.id)
+                return found.open_suspensions_below if below else found.open_suspensions
+
+            (one,) = await until(opened, "a suspension")
+            await at.client.resume(
+                suspend_execution_id=one.execution_id if below else handle.id,
+                suspend_step_key=one.step_key,
+                data=True,
+            )
+            return one.data
+
+        handle = await at.client.invoke(flow(work))
+        await decide(handle)
+        await decide(handle, below=True)
+        assert await at.result(handle) == [True, True, 11]
+
+        async def refused(why: str, **options: Any) -> None:
+            with pytest.raises(StepNotForkableError, match=why):
+                await at.client.fork(handle.id, **options)
+
+        high = {"quote": JsonValue(1_000_000)}
+        await refused(
+            "step 'quote': its result can't be set: the decision 'approval' may be about it",
+            from_step="signature",
+            results=high,
+            keep_decisions=True,
+        )
+        for keep in (True, False):
+            await refused(
+                "people may have decided about it in the child 'signature'",
+                from_step="transfer",
+                results={"fee": JsonValue(5)},
+                keep_decisions=keep,
+            )
+        fork = await at.client.fork(handle.id, from_step="signature", results=high)
+        assert await decide(fork) == {"amount": 1_000_000}
+        assert await decide(fork, below=True) == {"amount": 1_000_000}
+        assert await at.result(fork) == [True, True, 1_000_001]
+        assert (await at.client.get_execution(fork.id)).results_set == ["quote"]
+        later = await at.client.fork(
+            handle.id, from_step="signature", results={"fee": JsonValue(2)}, keep_decisions=True
+        )
+        assert await decide(later, below=True) == {"amount": 10}
+        assert await at.result(later) == [True, True, 12], "the decision came before the fee"
 
 
 async def test_decisions_are_asked_for_again_or_copied(world: World, redis_url: str, namespace: str) -> None:
