@@ -60,12 +60,15 @@ class DaemonThreads(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Stop idle threads now and busy ones after their current job, without waiting (even if `wait`)."""
+        ending = 0  # threads that were to end, and have not noticed yet
         while cancel_futures:
             try:
                 job = self._jobs.get_nowait()
             except Empty:
                 break
-            if job is not None:
+            if job is None:
+                ending += 1
+            else:
                 job[0].cancel()
-        for _ in range(self._count):
+        for _ in range(self._count + ending):
             self._jobs.put(None)
