@@ -11,8 +11,9 @@ from typing import Any, get_type_hints
 
 import typer
 
-from .ids import full_id, is_beginning
+from .ids import SHORTEST, full_id, is_beginning, is_too_short
 from .options import ConnectionOptions
+from .usage import UsageError
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -59,6 +60,8 @@ def _expanded(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         connection = options(**{option.name: values.pop(option.name) for option in fields(options)})
         given = values.get("execution_id")
+        if given is not None and is_too_short(given):
+            raise UsageError(f"{given!r} is too short for an id: type at least {SHORTEST} digits of it")
         if given is not None and is_beginning(given):
             values["execution_id"] = connection.run(lambda client: full_id(client, given))
         command(connection=connection, **values)

@@ -29,6 +29,11 @@ def is_beginning(given: str) -> bool:
     return len(root) < keys.ID_LENGTH or (child is not None and len(child) <= keys.CHILD_LENGTH)
 
 
+def is_too_short(given: str) -> bool:
+    """Whether text may be the beginning of an id, but is too short to look for."""
+    return len(given) < SHORTEST and not given.strip("0123456789abcdef")
+
+
 async def full_id(client: PolosClient, given: str) -> str:
     """Returns the id of the one execution whose id begins with `given`, a beginning; `given` itself if none
     does.

@@ -89,3 +89,12 @@ async def test_a_beginning_that_no_execution_has_is_not_found(polos: Command) ->
     done = await polos("show", "0123456")
     assert done.code == 1
     assert "0123456" in done.sentence
+
+
+@pytest.mark.parametrize("given", ["", "0", "abc"])
+async def test_a_beginning_needs_four_digits(given: str, polos: Command) -> None:
+    done = await polos("show", given)
+    assert (done.code, done.sentence) == (
+        2,
+        f"polos: {given!r} is too short for an id: type at least 4 digits of it",
+    )
