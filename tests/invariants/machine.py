@@ -56,6 +56,7 @@ MOST = 3  # consecutive losses that fail an execution
 
 indices = st.integers(0, 99)
 consumers = st.sampled_from(CONSUMERS)
+versions = st.sampled_from(("", "", "3"))  # of the code that an activation runs
 rarely = st.sampled_from((False, False, False, True))
 Call = tuple[str, tuple[Any, ...]]
 
@@ -317,9 +318,13 @@ class Machine(RuleBasedStateMachine):
     # --- workers ------------------------------------------------------------------------
 
     @precondition(lambda self: self.undelivered())
-    @rule(consumer=consumers, lost=rarely)
-    def deliver(self, consumer: str, lost: bool) -> None:
+    @rule(consumer=consumers, lost=rarely, version=versions)
+    def deliver(self, consumer: str, lost: bool, version: str = "") -> None:
+        """A worker reads an entry; code that has a version is loaded at once."""
         self.read_entry(consumer, lost)
+        if version and not lost:
+            self.activations[-1].sure = False
+            self.look(len([one for one in self.activations if not one.sure]) - 1, False, version)
 
     def read_entry(self, consumer: str, lost: bool) -> Place | None:
         """A worker reads an entry from the queue with the oldest one: from a reserved stream, as a reader."""
@@ -349,7 +354,7 @@ class Machine(RuleBasedStateMachine):
         assert self.desk.run("serve", stream, consumer, limit) == self.model.serve(stream, consumer, limit)
 
     @precondition(lambda self: any(not by.sure for by in self.activations))
-    @rule(index=indices, lost=st.booleans(), version=st.sampled_from(("", "", "3")))
+    @rule(index=indices, lost=st.booleans(), version=versions)
     def look(self, index: int, lost: bool, version: str = "") -> None:
         """An activation loads the journal, and ends if it contradicts what the activation knows."""
         found = [one for one in self.activations if not one.sure]
