@@ -139,6 +139,23 @@ def test_a_closed_stream_without_executions_is_forgotten(desk: Desk) -> None:
     assert desk.state.reserved == set()
 
 
+def test_whoever_comes_late_to_a_closed_stream_changes_nothing(desk: Desk) -> None:
+    by = desk.start()
+    assert desk.run("serve", PINNED, "w1", 10) == 0
+    pin(desk, by)
+    again = desk.deliver(queue=PINNED)
+    assert desk.requeue("w1", again.entry, lost=True, queue=PINNED) == [1, 0, 0]
+    assert desk.run("prune_consumer", PINNED, "w1", "") == 1
+    assert desk.run("close_stream", PINNED, 10) == 0
+    with desk.unchanged():
+        assert desk.requeue("w1", again.entry, lost=True, queue=PINNED) == [0, 0, 0]
+        assert desk.requeue("w1", again.entry, queue=PINNED) == [0, 0, 0]
+        assert desk.run("prune_consumer", PINNED, "w1", "") == 1
+        assert desk.run("leave_stream", PINNED, "w1") == 1
+    assert desk.run("put_back", PINNED, again.id, again.entry, 0) == 0
+    assert desk.run("reserve", PINNED, again.id, again.entry, UNKNOWN) == 0
+
+
 def test_what_a_closed_stream_still_has_of_an_execution_that_is_elsewhere_goes_with_it(desk: Desk) -> None:
     by = desk.start()
     assert desk.run("serve", PINNED, "w1", 10) == 0
