@@ -52,7 +52,6 @@ class Execution:
     run: int = 1
     since: int = 1  # the run that its journal begins with
     count: int = 0
-    has_journal: bool = False  # that of a fork is there even if it is empty
     queue: str = keys.DEFAULT_QUEUE
     version: str = ""  # of the code that has started it
     created: int = 0  # us; 0 until it is known
@@ -191,7 +190,7 @@ class Execution:
         }
         self.decisions = {key: made for key, made in self.decisions.items() if key not in dropped}
         self.defaults -= dropped
-        if self.count or self.has_journal:
+        if self.count:
             self.count += 1
 
     def decides(self, key: str, who: str, answer: str) -> str:
@@ -350,7 +349,7 @@ class Model:
         one.heartbeats.clear()
         for some in (one.defaults, one.doubtful):
             some.clear()
-        one.started = one.forked = one.has_journal = False
+        one.started = one.forked = False
         queue, version, _ = keys.parse_stream(one.queue)
         one.queue, one.version = queue if version else one.queue, ""
         one.told["workflow_continue"] += 1

@@ -148,7 +148,7 @@ class StreamsMachine(Machine):
         if source is None or len(self.model.unfinished()) >= self.many:
             return
         self.made += 1
-        one = Execution(f"{self.made:032x}", started=True, forked=True, has_journal=True)
+        one = Execution(f"{self.made:032x}", started=True, forked=True)
         one.semaphore = options.get("semaphore", "")
         kept = ("ok",) if unanswered else ("ok", "answered")
         for key, status in source.journal.items():
