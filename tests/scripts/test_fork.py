@@ -24,7 +24,7 @@ def at(record: bytes, ms: int = 1) -> bytes:
     return record + msgpack.packb(ms)
 
 
-@pytest.mark.parametrize("records", [0, 1, 1200])
+@pytest.mark.parametrize("records", [0, 1, 5000])
 def test_it_has_the_journal_and_a_count_of_it(desk: Desk, records: int) -> None:
     journal = {f"s{number}": at(step(b"\xcd%d" % (number % 10) + b"\x01")) for number in range(records)}
     one = desk.fork(records=journal)

@@ -139,6 +139,39 @@ def test_a_closed_stream_without_executions_is_forgotten(desk: Desk) -> None:
     assert desk.state.reserved == set()
 
 
+def readers(desk: Desk) -> set[bytes]:
+    rows = desk.connection.do("XINFO", "CONSUMERS", desk.prefix + keys.QUEUE + PINNED, keys.GROUP)
+    return {row[1] for row in rows}
+
+
+def test_a_worker_leaves_a_stream_once_it_holds_no_entry(desk: Desk) -> None:
+    by = desk.start()
+    assert desk.run("serve", PINNED, "w1", 10) == desk.run("serve", PINNED, "w2", 10) == 0
+    pin(desk, by)
+    again = desk.deliver(queue=PINNED)
+    with desk.unchanged():
+        assert desk.run("leave_stream", PINNED, "w1") == 0
+    assert desk.run("leave_stream", PINNED, "w2") == 1
+    assert readers(desk) == {b"w1"}
+    assert desk.finish(again) == 0
+    assert desk.run("leave_stream", PINNED, "w1") == 1
+    assert not readers(desk)
+
+
+def test_an_execution_on_a_closed_stream_leaves_its_slot_to_another_one(desk: Desk) -> None:
+    limited = {"semaphore": "default", "limit": 1, "near": True}
+    by = desk.start(**limited)
+    other = desk.invoke(**limited)
+    pin(desk, by)
+    assert desk.run("close_stream", PINNED, 10) == 0
+    assert entries(desk, "default") == [other]
+    assert desk.run("serve", PINNED, "w1", 10) == 0
+    assert entries(desk, PINNED) == [], "it waits for the slot"
+    desk.cancel(other)
+    assert entries(desk, PINNED) == [by.id]
+    desk.check()
+
+
 def test_whoever_comes_late_to_a_closed_stream_changes_nothing(desk: Desk) -> None:
     by = desk.start()
     assert desk.run("serve", PINNED, "w1", 10) == 0
