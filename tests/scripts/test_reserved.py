@@ -9,7 +9,7 @@ import pytest
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
 from polos_redis.state.timers import NEVER_MS
-from tests.harness.desk import Activated, Desk
+from tests.harness.desk import FAR, Activated, Desk
 
 PINNED = keys.reserved_stream("default", "wf", "2")
 UNKNOWN = keys.reserved_stream("default", "wf")
@@ -189,16 +189,45 @@ def test_whoever_comes_late_to_a_closed_stream_changes_nothing(desk: Desk) -> No
     assert desk.run("reserve", PINNED, again.id, again.entry, UNKNOWN) == 0
 
 
-def test_what_a_closed_stream_still_has_of_an_execution_that_is_elsewhere_goes_with_it(desk: Desk) -> None:
+def entry_of(by: Activated, other: bool) -> bytes:
+    """The id of an entry in another stream: one of its own, or that of the live one."""
+    return b"9" + by.entry if other else by.entry
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_what_a_closed_stream_still_has_of_an_execution_that_is_elsewhere_goes_with_it(
+    desk: Desk, other: bool
+) -> None:
     by = desk.start()
     assert desk.run("serve", PINNED, "w1", 10) == 0
-    desk.do("XADD", keys.QUEUE + PINNED, "*", "id", by.id, "workflow", "wf", "run", 1)
+    desk.do("XADD", keys.QUEUE + PINNED, entry_of(by, other), "id", by.id, "workflow", "wf", "run", 1)
     assert desk.run("leave_stream", PINNED, "w1") == 1
     before = desk.execution(by.id)
     assert desk.run("close_stream", PINNED, 10) == 0
     state = desk.state
     assert desk.execution(by.id) == before and not state.timers
     assert PINNED.encode() not in state.queues and not state.reserved
+
+
+@pytest.mark.parametrize("way", ["put back", "reserved", "lost", "handed back", "repaired"])
+@pytest.mark.parametrize("other", [True, False])
+def test_an_entry_elsewhere_is_dropped_and_the_live_one_stays(desk: Desk, way: str, other: bool) -> None:
+    by = desk.start()
+    assert desk.run("serve", PINNED, "w1", 10) == 0
+    entry = entry_of(by, other)
+    desk.do("XADD", keys.QUEUE + PINNED, entry, "id", by.id, "workflow", "wf", "run", 1)
+    assert desk.read_entries("w1", PINNED)[0][0] == entry
+    before = desk.execution(by.id)
+    if way == "put back":
+        assert desk.run("put_back", PINNED, by.id, entry, FAR) == 0
+    elif way == "reserved":
+        assert desk.run("reserve", PINNED, by.id, entry, UNKNOWN) == 0
+    elif way == "repaired":
+        assert desk.repair() == [(by.id, "an entry was not its own")]
+    else:
+        assert desk.requeue("w1", entry, lost=way == "lost", queue=PINNED) == [0, 0, 1]
+    assert entries(desk, PINNED) == [] and entries(desk, "default") == [by.id]
+    assert desk.execution(by.id) == before
 
 
 def test_a_wake_opens_a_closed_stream(desk: Desk) -> None:
