@@ -405,6 +405,8 @@ class Model:
         if key not in one.journal:
             one.journal[key] = status if one.join(key) else "closed"
             one.child_steps[key] = ChildStep(ids)
+        elif one.journal[key] == "closed":
+            return
         for child in () if one.journal[key] == "closed" else chunk:
             before = self.executions.get(child)
             if child in one.results:
