@@ -226,6 +226,21 @@ def test_following_a_child_is_following_its_root(desk: Desk) -> None:
     ]
 
 
+def test_a_long_step_starts_before_what_ended_while_it_ran(desk: Desk) -> None:
+    by = desk.start()
+    desk.write(by, "short", timed(20))
+    desk.write(by, "long", timed(400))
+    desk.write(by, "shorter", timed(1))
+    assert [(kind, data.get(b"step_key")) for kind, data in told(desk, by.id)[1:]] == [
+        (b"step_start", b"long"),
+        (b"step_start", b"short"),
+        (b"step_finish", b"short"),
+        (b"step_finish", b"long"),
+        (b"step_start", b"shorter"),
+        (b"step_finish", b"shorter"),
+    ]
+
+
 def test_a_history_is_in_order(desk: Desk) -> None:
     """Whatever steps took: each starts before it finishes, and finishes come in the order of the journal."""
 
