@@ -362,7 +362,7 @@ class Machine(RuleBasedStateMachine):
             return
         by = found[index % len(found)]
         one = self.model.executions.get(by.id)
-        args = (by.id, by.entry, by.owner, *([version] if version else []))
+        args: tuple[Any, ...] = (by.id, by.entry, by.owner, *([version] if version else []))
         if one is None or one.fence(by) == -1:
             with self.desk.unchanged():
                 assert self.desk.run("load", *args) is None

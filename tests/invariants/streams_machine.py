@@ -31,7 +31,7 @@ class StreamsMachine(Machine):
         place = self.read_entry(consumer, True)
         (one,) = (one for one in self.model.unfinished() if one.entry and one.place == place)
         stream = keys.reserved_stream(keys.DEFAULT_QUEUE, "wf", version)
-        args = ("reserve", *self.entry_of(one), stream, *([version] if version else []))
+        args: tuple[Any, ...] = ("reserve", *self.entry_of(one), stream, *([version] if version else []))
         if one.queue == stream:
             return  # it is there already
         if version and one.started and not one.forked:

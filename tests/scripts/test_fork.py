@@ -21,7 +21,8 @@ def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
 
 def at(record: bytes, ms: int = 1) -> bytes:
     """A step's record with its time."""
-    return record + msgpack.packb(ms)
+    packed_ms: bytes = msgpack.packb(ms)
+    return record + packed_ms
 
 
 @pytest.mark.parametrize("records", [0, 1, 5000])

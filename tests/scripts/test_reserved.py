@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -159,7 +160,7 @@ def test_a_worker_leaves_a_stream_once_it_holds_no_entry(desk: Desk) -> None:
 
 
 def test_an_execution_on_a_closed_stream_leaves_its_slot_to_another_one(desk: Desk) -> None:
-    limited = {"semaphore": "default", "limit": 1, "near": True}
+    limited: dict[str, Any] = {"semaphore": "default", "limit": 1, "near": True}
     by = desk.start(**limited)
     other = desk.invoke(**limited)
     pin(desk, by)
