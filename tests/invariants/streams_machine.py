@@ -75,6 +75,7 @@ class StreamsMachine(Machine):
         """The reaper takes executions off a reserved stream, once no worker reads it."""
         stream = self.streams()[index % len(self.streams())]
         for consumer in sorted(self.model.readers.get(stream, ())) if emptied else ():
+            self.leave(stream, consumer)
             self.hand_back(consumer, True)
             self.the_state_equals_the_models()
             self.leave(stream, consumer)
@@ -97,7 +98,9 @@ class StreamsMachine(Machine):
         if early or not roots:
             assert self.desk.run("follow", f"{self.made + 1:032x}", RETENTION) == 0
         else:
-            assert self.call("follow", roots[index % len(roots)].id, RETENTION) == 1
+            root = roots[index % len(roots)].id
+            assert self.call("follow", root, RETENTION) == 1
+            assert self.desk.do("HEXISTS", keys.EXEC + root, "stream")
 
     @precondition(lambda self: self.writer(0))
     @rule(
