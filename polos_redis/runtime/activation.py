@@ -247,7 +247,7 @@ class Activation:
             self._may_retry = False  # it would be full again
             raise self.stop_with(JournalFullError(key, described(call_site), records, limit))
         self.journal.notable = limit
-        extra = {"execution": self.id, "workflow": self.workflow.id, "records": records, "limit": limit}
+        extra = {**self.code.facts, "records": records, "limit": limit}
         logger.warning(
             "the journal is long: call ctx.continue_as_new, or let children do parts of the work", extra=extra
         )
@@ -479,7 +479,7 @@ class Activation:
             if outcome.unreached:
                 logger.warning(
                     "journaled steps were not reached",
-                    extra={"execution": self.id, "steps": [text(name) for name in outcome.unreached]},
+                    extra={**self.code.facts, "steps": [text(name) for name in outcome.unreached]},
                 )
         self.state = State.FINISHING
         if self.parking.given_up and outcome.status == "failed":  # it may be retried
@@ -516,9 +516,7 @@ class Activation:
             self.dropped(f"pause refused: {refused}", pause=True)
             return
         if reply == 0:
-            facts = {**self.code.facts, "error": f"{error.type}: {error.message}"}
-            logger.warning("paused", extra=facts)
-            self._fail_span(outcome)
+            self._log_failure(logging.WARNING, "paused", outcome, {"run": self.run} if self.run > 1 else {})
             self.host.stats.paused[self.workflow.id] += 1
             self.end("paused")
         elif reply > 0:
@@ -594,7 +592,7 @@ class Activation:
         """End without writing to the store, and hand the queue entry back; after a pause if an immediate
         retry would only be refused again."""
         if self.state is not State.ENDED:
-            logger.warning("dropped", extra={"execution": self.id, "why": why})
+            logger.warning("dropped", extra={**self.code.facts, "why": why})
             self.host.stats.dropped[self.workflow.id] += 1
             self.host.hand_back(self, pause=pause)
             self.end(why)

@@ -154,7 +154,7 @@ class WorkerHost:
             if notice[0] == b"wake":
                 activation.notify(text(notice[2]), *notice[3:])
             elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
-                logger.info("cancelled", extra={"execution": execution_id})
+                logger.info("cancelled", extra=activation.code.facts)
                 activation.end("cancelled")
 
     def verify_all(self) -> None:
@@ -196,7 +196,7 @@ class WorkerHost:
     def return_all(self) -> None:
         """Hand back every activation that is still active."""
         for activation in list(self.active):
-            logger.warning("handed back", extra={"execution": activation.id})
+            logger.warning("handed back", extra=activation.code.facts)
             self._return(activation)
 
     def _return(self, activation: Activation) -> None:
