@@ -75,6 +75,7 @@ class Activation:
     __slots__ = (
         "_fatal",
         "_hold",
+        "_log_next_run",
         "_may_retry",
         "call_sites",
         "code",
@@ -142,6 +143,7 @@ class Activation:
         self._fatal: BaseException | None = None
         self._hold: Hold | None = None
         self._may_retry = True
+        self._log_next_run: Callable[[], None] | None = None
 
     # --- the start -----------------------------------------------------------------------
 
@@ -540,6 +542,10 @@ class Activation:
         """Continue a failed execution as a new run, if its workflow has `retries` left."""
         times, delay_ms = self.workflow.retries, int(self.workflow.retry_delay * 1000)
         auto_retry = self.host.store.fenced.auto_retry
+        facts = {"run": self.run + 1, "delay_ms": delay_ms}
+        self.expect_next_run(
+            lambda: self._log_failure(logging.WARNING, "failed, continues as a new run", outcome, facts)
+        )
         try:
             run = await self.journal.reply_to(
                 lambda known: auto_retry(self.fence, known, outcome.value, times, delay_ms, outcome.events)
@@ -547,14 +553,26 @@ class Activation:
         except PolosError as error:
             self.dropped(f"retry refused: {error}", pause=True)
             return
+        if run > 0:
+            self.next_run_begins()
+            self.end("auto-retried")
+            return
+        self.expect_next_run(None)
         if run == 0:
             self._end_as(outcome)
-        elif run < 0:
-            self.dropped(refusal(run))
         else:
-            facts = {"run": run, "delay_ms": delay_ms}
-            self._log_failure(logging.WARNING, "failed, continues as a new run", outcome, facts)
-            self.end("auto-retried")
+            self.dropped(refusal(run))
+
+    def expect_next_run(self, log: Callable[[], None] | None) -> None:
+        """Note what logs that the next run begins, if the write under way ends this one; None if it does not.
+        The next run may start here before the reply to that write, and is to be logged after this."""
+        self._log_next_run = log
+
+    def next_run_begins(self) -> None:
+        """Log that the next run begins, once."""
+        log, self._log_next_run = self._log_next_run, None
+        if log is not None:
+            log()
 
     def note_span(self) -> None:
         """Store where the span of this activation is, which is about to end; the next one links to it."""
@@ -603,6 +621,7 @@ class Activation:
             return
         self.state = State.ENDED
         self.ended_as = how
+        self._log_next_run = None
         self.host.released(self)
         if self._hold is not None:
             self._hold.release()

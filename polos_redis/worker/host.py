@@ -76,6 +76,10 @@ class WorkerHost:
     def add(self, activation: Activation) -> None:
         """Add an activation that has just been created."""
         self.stats.activations[activation.workflow.id] += 1
+        if activation.run > 1:
+            for other in self.active:
+                if other.id == activation.id and other.run == activation.run - 1:
+                    other.next_run_begins()
         self.active.add(activation)
         if not self._ticking:
             self._ticking = True

@@ -72,6 +72,8 @@ def _in_file(path: Path) -> Iterator[Line]:
 
 
 def _logged(call: ast.Call, given: dict[str, ast.expr], where: str) -> Iterator[tuple[str, str]]:
+    if _name(call) == "partial" and isinstance(call.args[0], ast.Attribute):
+        call = ast.Call(call.args[0], call.args[1:], call.keywords)
     name = _name(call)
     of = call.func.value if isinstance(call.func, ast.Attribute) else None
     level: int | str
