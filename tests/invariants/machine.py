@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import Counter
 from typing import Any
 
 import msgpack
@@ -25,6 +26,8 @@ from hypothesis.stateful import (
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord, is_result
+from polos_redis.state.stuck import StuckReason
+from polos_redis.state.timers import NEVER_MS
 from tests.harness.desk import (
     AUDIT_MS,
     FAR,
@@ -37,9 +40,9 @@ from tests.harness.desk import (
     packed,
     step,
 )
-from tests.invariants.model import REQUIRED, Activation, Execution, Model, branch_of, race_of
+from tests.invariants.model import REQUIRED, Activation, Execution, Model, Place, branch_of, race_of
 from tests.invariants.relation_invariants import RelationInvariants
-from tests.invariants.state import Namespace, Partition, is_open, record_of, records
+from tests.invariants.state import Namespace, Partition, is_open, order, record_of, records
 from tests.invariants.state_invariants import PartitionInvariants
 
 DEEP = os.environ.get("POLOS_TEST_DEEP") == "1"
@@ -53,12 +56,15 @@ MOST = 3  # consecutive losses that fail an execution
 
 indices = st.integers(0, 99)
 consumers = st.sampled_from(CONSUMERS)
+versions = st.sampled_from(("", "", "3"))  # of the code that an activation runs
 rarely = st.sampled_from((False, False, False, True))
 Call = tuple[str, tuple[Any, ...]]
 
 
 # Fields of an execution that mean something only until it ends.
-OF_THE_LIVE = (b"entry", b"owner", b"answers", b"stuck", b"heartbeats")
+OF_THE_LIVE = (b"entry", b"owner", b"answers", b"stuck", b"heartbeats", b"running")
+# Events that a follower may get once or twice, or, if nobody followed then, not at all.
+UNCOUNTED = ("workflow_start", "step_start", "step_progress")
 
 
 class Machine(RuleBasedStateMachine):
@@ -73,7 +79,7 @@ class Machine(RuleBasedStateMachine):
         self.model = Model()
         self.made = 0
         self.activations: list[Activation] = []
-        self.pending: dict[bytes, str] = {}  # entry -> consumer
+        self.pending: dict[Place, str] = {}  # -> consumer
         self.stored: dict[str, dict[bytes, bytes]] = {}  # the journals after the latest step
         self.timers: list[bytes] = []  # the timers after the latest step
         self.called: list[Call] = []  # calls made so far, which may come again
@@ -102,9 +108,9 @@ class Machine(RuleBasedStateMachine):
         """The index at which `writer` finds an activation."""
         return [one for one in self.activations if one.sure].index(by)
 
-    def undelivered(self) -> list[bytes]:
-        entries = [one.entry for one in self.model.executions.values() if one.entry]
-        return [entry for entry in entries if entry not in self.pending]
+    def undelivered(self) -> list[Place]:
+        places = [one.place for one in self.model.executions.values() if one.entry]
+        return [place for place in places if place not in self.pending]
 
     def write(self, by: Activation, lost: bool, script: str, *args: Any) -> Any:
         """A fenced write; None if it was refused (which ends the activation) or its reply was lost."""
@@ -121,8 +127,18 @@ class Machine(RuleBasedStateMachine):
         assert one is not None
         reply = self.call(script, *by.fence, *args)
         assert not isinstance(reply, int) or reply >= 0, reply
-        one.owner = by.owner
+        one.owner, one.started = by.owner, True
         return reply
+
+    def event(self, by: Activation, kind: str) -> tuple[str, bytes]:
+        """An event that an activation emits: its type on the stream of the root, and its data."""
+        return kind + (f"\0{by.id}" if "." in by.id else ""), b"\x80"
+
+    def attempts_at(self, by: Activation, found: set[str]) -> dict[str, int]:
+        """Those of these steps that an activation may run, and the attempt that it makes."""
+        records = {key: by.known_records.get(key.encode()) for key in found}
+        may_run = {key: record for key, record in records.items() if _status(record) in ("", "retry")}
+        return {key: _attempt(record) + 1 for key, record in sorted(may_run.items())}
 
     def next_millisecond(self) -> None:
         """Wait for the next millisecond of the server's clock."""
@@ -302,39 +318,59 @@ class Machine(RuleBasedStateMachine):
     # --- workers ------------------------------------------------------------------------
 
     @precondition(lambda self: self.undelivered())
-    @rule(consumer=consumers, lost=rarely)
-    def deliver(self, consumer: str, lost: bool) -> None:
-        rows = self.desk.read_entries(consumer)
+    @rule(consumer=consumers, lost=rarely, version=versions)
+    def deliver(self, consumer: str, lost: bool, version: str = "") -> None:
+        """A worker reads an entry; code that has a version is loaded at once."""
+        self.read_entry(consumer, lost)
+        if version and not lost:
+            self.activations[-1].sure = False
+            self.look(len([one for one in self.activations if not one.sure]) - 1, False, version)
+
+    def read_entry(self, consumer: str, lost: bool) -> Place | None:
+        """A worker reads an entry from the queue with the oldest one: from a reserved stream, as a reader."""
         waiting = self.undelivered()
+        queue = min(waiting, key=lambda place: order(place[1]), default=(keys.DEFAULT_QUEUE, b""))[0]
+        if queue != keys.DEFAULT_QUEUE and consumer not in self.model.readers.get(queue, ()):
+            self.serve_stream(queue, consumer, 100)
+        rows = self.desk.read_entries(consumer, queue)
         assert bool(rows) == bool(waiting)
         for entry, flat in rows:
-            assert entry in waiting
-            self.pending[entry] = consumer
+            place = queue, entry
+            assert place in waiting
+            self.pending[place] = consumer
             if not lost:
                 owner = f"{consumer}:{len(self.activations)}-{self.made}-{len(self.called)}"
                 fresh = b"input" in flat  # no journal, or it comes along: no look is needed
-                activation = Activation(flat[1].decode(), entry, owner, consumer, fresh)
+                activation = Activation(flat[1].decode(), place, owner, consumer, fresh)
                 if b"journal" in flat:
                     pairs = msgpack.unpackb(flat[flat.index(b"journal") + 1], raw=True)
                     activation.known_records = dict(zip(pairs[::2], pairs[1::2], strict=True))
                     activation.known = int(activation.known_records[b""])
                 self.activations.append(activation)
+            return place
+        return None
+
+    def serve_stream(self, stream: str, consumer: str, limit: int) -> None:
+        assert self.desk.run("serve", stream, consumer, limit) == self.model.serve(stream, consumer, limit)
 
     @precondition(lambda self: any(not by.sure for by in self.activations))
-    @rule(index=indices, lost=st.booleans())
-    def look(self, index: int, lost: bool) -> None:
+    @rule(index=indices, lost=st.booleans(), version=versions)
+    def look(self, index: int, lost: bool, version: str = "") -> None:
         """An activation loads the journal, and ends if it contradicts what the activation knows."""
         found = [one for one in self.activations if not one.sure]
         if not found:
             return
         by = found[index % len(found)]
         one = self.model.executions.get(by.id)
+        args: tuple[Any, ...] = (by.id, by.entry, by.owner, *([version] if version else []))
         if one is None or one.fence(by) == -1:
             with self.desk.unchanged():
-                assert self.desk.run("load", by.id, by.entry, by.owner) is None
+                assert self.desk.run("load", *args) is None
             self.activations.remove(by)
             return
-        flat, answers, heartbeats = self.call("load", by.id, by.entry, by.owner)[4:]
+        flat, answers, heartbeats = self.call("load", *args)[4:]
+        if version and (one.forked or not one.started):
+            one.version, one.forked = one.version or version, False
         assert int(answers or 0) == one.answers
         assert _heartbeats(heartbeats) == one.heartbeats
         one.owner = by.owner
@@ -358,13 +394,14 @@ class Machine(RuleBasedStateMachine):
             return
         attempt = _attempt(by.known_records.get(key.encode())) + 1
         status = "ok" if key in STEPS else "retry" if attempt < 3 else "failed"
-        events: tuple[Any, ...] = () if status == "ok" else ("step_finish", b"\x80")
+        events: tuple[Any, ...] = () if status == "ok" else self.event(by, "step_finish")
         starts = "s" if status == "ok" else ""
         reply = self.write(by, lost, "write_step", key, step(value, status, attempt), starts, *events)
         if reply is not None:
             one = self.model.executions[by.id]
             assert one.journal.get(key) not in ("ok", "failed")
             one.put(key, status)
+            one.told["step_finish"] += 1
             assert reply == one.count
             self.learn_changes(by, lost)
 
@@ -380,11 +417,8 @@ class Machine(RuleBasedStateMachine):
         by = self.writer(index)
         if by is None:
             return
-        running = {key: by.known_records.get(key.encode()) for key in found}
         reports = {
-            key: (_attempt(record) + 1, msgpack.packb(value))
-            for key, record in running.items()
-            if _status(record) in ("", "retry")
+            key: (attempt, msgpack.packb(value)) for key, attempt in self.attempts_at(by, found).items()
         }
         if not reports:
             return
@@ -408,13 +442,13 @@ class Machine(RuleBasedStateMachine):
         if by is None or _status(by.known_records.get(key.encode())) not in ("", "retry"):
             return
         record = step(b"", "backoff", _attempt(by.known_records.get(key.encode())) + 1)
-        reply = self.write(
-            by, lost, "back_off", key, record, FAR, race_membership(key)[1], "step_finish", b"\x80"
-        )
+        event = self.event(by, "step_finish")
+        reply = self.write(by, lost, "back_off", key, record, FAR, race_membership(key)[1], *event)
         if reply is not None:
             self.next_millisecond()  # a later record gets a later time, which a new run goes by
             one = self.model.executions[by.id]
             one.put(key, "backoff")
+            one.told["step_finish"] += 1
             if not one.join(key):
                 one.give_up(key)
             assert reply == one.count
@@ -441,6 +475,7 @@ class Machine(RuleBasedStateMachine):
             one.put(key, "closed")
         else:
             one.put(key, "open")
+            one.told[f"suspend_{key}"] += 1
             if default:
                 one.defaults.add(key)
             if key in one.early and key not in TERMS:
@@ -483,7 +518,7 @@ class Machine(RuleBasedStateMachine):
             self.learn_changes(by, lost)
         else:
             assert reply == 0
-            self.pending.pop(by.entry, None)  # a store that went back may have it undelivered
+            self.pending.pop(by.place, None)  # a store that went back may have it undelivered
             self.model.park(one)
             self.over(by, lost)
 
@@ -530,6 +565,7 @@ class Machine(RuleBasedStateMachine):
         elif self.write(by, lost, *args) is not None:
             assert one is not None
             self.model.continue_as_new(one)
+            one.origin = b"\x80"
             self.stored.pop(one.id, None)
             self.over(by, lost)
 
@@ -545,7 +581,7 @@ class Machine(RuleBasedStateMachine):
         """Code can't go on, or has failed."""
         args = ("stick", "", by.answers, *((PAUSED, ERROR) if paused else (REASON, "")))
         if not self.has_to_look(by, *args) and self.write(by, lost, *args) is not None:
-            self.pending.pop(by.entry, None)
+            self.pending.pop(by.place, None)
             self.model.park(self.model.executions[by.id], "stuck", paused)
             self.over(by, lost)
 
@@ -597,11 +633,11 @@ class Machine(RuleBasedStateMachine):
             self.activations[index % len(self.activations)].sure = False
 
     @precondition(lambda self: self.pending)
-    @rule(consumer=consumers, heir=consumers, lost=st.booleans())
-    def requeue(self, consumer: str, heir: str, lost: bool) -> None:
+    @rule(consumer=consumers, heir=consumers, lost=st.booleans(), pauses=rarely)
+    def requeue(self, consumer: str, heir: str, lost: bool, pauses: bool) -> None:
         """A worker's lease has expired (it may carry on regardless), or it hands back entries it does not
         run."""
-        self.hand_back(consumer, lost)
+        self.hand_back(consumer, lost, pauses)
         self.the_state_equals_the_models()
         if lost and self.undelivered():
             self.deliver(heir, False)
@@ -610,47 +646,66 @@ class Machine(RuleBasedStateMachine):
     @rule(consumer=consumers)
     def recover_too_late(self, consumer: str) -> None:
         """A worker was presumed dead, and has renewed its lease since."""
-        held = [entry for entry, holder in self.pending.items() if holder == consumer]
-        assert self.call("requeue_entries", "default", consumer, "1", MOST, b"\x80", *held) is None
+        for queue, held in self.held_by(consumer).items():
+            assert self.call("requeue_entries", queue, consumer, "1", MOST, b"\x80", *held) is None
         self.the_state_equals_the_models()
 
-    def hand_back(self, consumer: str, lost: bool) -> None:
-        running = {by.entry for by in self.activations if by.consumer == consumer}
-        entries = [entry for entry, holder in self.pending.items() if holder == consumer]
-        if not lost:
-            entries = [entry for entry in entries if entry not in running]
-        by_entry = {one.entry: one for one in self.model.executions.values()}
-        held = [by_entry[entry] for entry in entries if entry in by_entry]
-        known = packed({one.decode(): False for one in self.desk.state.workflows})
+    def held_by(self, consumer: str) -> dict[str, list[bytes]]:
+        """The entries that a consumer holds, by queue."""
+        found: dict[str, list[bytes]] = {keys.DEFAULT_QUEUE: []}
+        for (queue, entry), holder in self.pending.items():
+            if holder == consumer:
+                found.setdefault(queue, []).append(entry)
+        return found
+
+    def hand_back(self, consumer: str, lost: bool, pauses: bool = False) -> None:
+        """Requeue what a consumer holds; if it was lost too often, the workflow fails or `pauses`."""
+        running = {by.place for by in self.activations if by.consumer == consumer and not lost}
+        for queue, entries in self.held_by(consumer).items():
+            returned = [entry for entry in entries if (queue, entry) not in running]
+            self.requeue_from(queue, consumer, returned, lost, pauses)
+
+    def requeue_from(self, queue: str, consumer: str, entries: list[bytes], lost: bool, pauses: bool) -> None:
+        by_place = {one.place: one for one in self.model.executions.values() if one.entry}
+        held = [by_place[queue, entry] for entry in entries if (queue, entry) in by_place]
+        known = packed({one.decode(): pauses for one in self.desk.state.workflows})
         lease = "" if lost else "back"
-        reply = self.call("requeue_entries", "default", consumer, lease, MOST, known, *entries)
+        reply = self.call("requeue_entries", queue, consumer, lease, MOST, known, *entries)
         failed: list[bytes] = []
         for one in held:
             if lost:
                 one.losses = one.losses + 1 if one.losses and one.progress >= one.count else 1
                 one.progress = one.count
             if lost and one.losses >= MOST:
-                self.model.end(one, "failed")
                 failed.append(one.id.encode())
+                if pauses:
+                    self.model.park(one, "stuck", paused=True)
+                else:
+                    self.model.end(one, "failed")
             else:
                 one.owner, one.entry = None, b""
+                one.running.clear()
         assert reply[:3] == [len(held) - len(failed), len(failed), len(entries) - len(held)]
-        assert [one[0] for one in reply[3]] == failed
+        assert [one[0] for one in reply[4 if pauses else 3]] == failed
         for entry in entries:
-            del self.pending[entry]
+            del self.pending[queue, entry]
 
-    @precondition(lambda self: bool(set(self.pending) - {by.entry for by in self.activations}))
+    @precondition(lambda self: bool(set(self.pending) - {by.place for by in self.activations}))
     @rule(index=indices)
     def put_back(self, index: int) -> None:
         """An entry goes back whose workflow its worker does not know; nobody ran it."""
-        running = {by.entry for by in self.activations}
-        found = [entry for entry in self.pending if entry not in running]
-        entry = found[index % len(found)] if found else None
+        running = {by.place for by in self.activations}
+        found = [place for place in self.pending if place not in running]
+        place = found[index % len(found)] if found else None
         for one in self.model.unfinished():
-            if entry and one.entry == entry:
-                assert self.call("put_back", "default", one.id, entry, FAR) == 1
-                del self.pending[entry]
+            if one.entry and one.place == place:
+                assert self.call("put_back", *self.entry_of(one), FAR) == 1
+                del self.pending[one.place]
                 self.model.put_back(one)
+
+    def entry_of(self, one: Execution) -> tuple[str, str, bytes]:
+        """An execution's entry, as scripts of workers name it that do not run it."""
+        return one.queue, one.id, one.place[1]
 
     @precondition(lambda self: self.timers)
     @rule(index=indices)
@@ -662,8 +717,8 @@ class Machine(RuleBasedStateMachine):
     def fire(self, limit: int) -> Any:
         """Fire the due timers in order."""
         cascades = self.cascades()
-        for order, name in enumerate(sorted(cascades), 2):  # deterministic order within a test
-            self.desk.do("ZADD", keys.TIMERS, order, f"c{name}")
+        for place, name in enumerate(sorted(cascades), 2):  # deterministic order within a test
+            self.desk.do("ZADD", keys.TIMERS, place, f"c{name}")
         due = self.desk.do("ZRANGE", keys.TIMERS, "-inf", self.desk.now(), "BYSCORE", "LIMIT", 0, limit)
         reply = self.desk.fire(limit)
         assert reply[0] == len(due)
@@ -694,8 +749,11 @@ class Machine(RuleBasedStateMachine):
         if one is not None and not any(one in self.model.ancestors(two) for two in self.model.unfinished()):
             self.desk.retention_ends(one.id)
             assert self.fire(100)[1] == 1
-            del self.model.executions[one.id]
-            self.called = [(script, args) for script, args in self.called if one.id not in args]
+            self.drop(one)
+
+    def drop(self, one: Execution) -> None:
+        self.model.forget(one)
+        self.called = [(script, args) for script, args in self.called if one.id not in args]
 
     @precondition(
         lambda self: any("." not in one.id for one in self.model.executions.values() if one.finished)
@@ -716,8 +774,7 @@ class Machine(RuleBasedStateMachine):
         below = [one for one in self.model.executions.values() if one.id.startswith(root.id + ".")]
         for one in [root] if cut_short else [root, *below]:
             assert self.desk.run("delete_execution", one.id)[:2] == [b"deleted", 1]
-            del self.model.executions[one.id]
-            self.called = [(script, args) for script, args in self.called if one.id not in args]
+            self.drop(one)
         audit = self.desk.state.audit.get(root.id.encode(), [])
         assert not any(msgpack.unpackb(entry, raw=True)[10] for entry in audit), "an answer is left over"
 
@@ -784,12 +841,16 @@ class Machine(RuleBasedStateMachine):
         assert set(state.executions) == {name.encode() for name in self.model.executions}
         for one in self.model.executions.values():
             self.check_execution(one, state)
-        live = {one.entry for one in self.model.executions.values()}
-        self.pending = {entry: consumer for entry, consumer in self.pending.items() if entry in live}
-        self.timers = sorted(state.timers)
-        queue = state.queues.get(b"default")
-        if queue is not None:
-            assert {entry: holder.decode() for entry, holder in queue.pending.items()} == self.pending
+        live = {one.place for one in self.model.executions.values() if one.entry}
+        self.pending = {place: consumer for place, consumer in self.pending.items() if place in live}
+        self.timers = sorted(member for member, due in state.timers.items() if due != NEVER_MS)
+        pending = {
+            (name.decode(), entry): holder.decode()
+            for name, queue in state.queues.items()
+            for entry, holder in queue.pending.items()
+        }
+        assert pending == self.pending
+        self.check_streams(state)
         relation_invariants = RelationInvariants(Namespace([state]))
         found = [
             *PartitionInvariants(state, relation_invariants).violations(),
@@ -809,12 +870,19 @@ class Machine(RuleBasedStateMachine):
         assert one.entry in (entry, b""), one.id
         one.entry = entry
         assert fields.get(b"owner", b"").decode() == (one.owner or ""), one.id
-        assert (b"p" + name in state.timers) == one.later, one.id
+        due = state.timers.get(b"p" + name)
+        assert (due is not None and due != NEVER_MS, due == NEVER_MS) == (one.later, one.unserved), one.id
+        one.created = int(fields[b"created"])
+        assert fields.get(b"queue", b"default").decode() == one.queue, one.id
+        assert fields.get(b"version", b"").decode() == one.version, one.id
+        assert (b"started" in fields, b"forked" in fields) == (one.started, one.forked), one.id
+        assert fields.get(b"origin", b"") == one.origin, one.id
         assert int(fields.get(b"answers", b"0")) == one.answers, one.id
         if not one.finished:
             assert _heartbeats(fields.get(b"heartbeats")) == one.heartbeats, one.id
-        reason = (PAUSED if one.paused else REASON) if one.status == "stuck" else b""
-        assert fields.get(b"stuck", b"") == reason, one.id
+            assert _running(fields.get(b"running")) == one.running, one.id
+        kind = StuckReason.parse(fields[b"stuck"]).kind if b"stuck" in fields else ""
+        assert kind == (("exhausted" if one.paused else "unreached") if one.status == "stuck" else ""), one.id
         assert {key.decode() for key in state.early.get(name, {})} == one.early.keys()
 
         journal = state.journals.get(name, {})
@@ -833,6 +901,22 @@ class Machine(RuleBasedStateMachine):
             if one.journal[key] == "answered":
                 assert "n" in made.values() or len(made) == REQUIRED, f"{one.id} was decided by {made}"
         self.check_journal(one, journal)
+
+    def check_streams(self, state: Partition) -> None:
+        """A stream has each event of its tree as often as it has happened, in whatever ways it was told."""
+        for root in self.model.executions.values():
+            name = root.id.encode()
+            if "." in root.id or b"stream" not in state.executions[name]:
+                continue
+            found: dict[str, Counter[str]] = {}
+            for _, flat in state.topics.get(name, []):
+                for marked in flat[::2]:
+                    kind, _, child = marked.decode().partition("\0")
+                    if kind not in UNCOUNTED:
+                        found.setdefault(child or root.id, Counter())[kind] += 1
+            for one in self.model.executions.values():
+                if one.id == root.id or one.id.startswith(f"{root.id}."):
+                    assert found.get(one.id, Counter()) == one.told, one.id
 
     def check_journal(self, one: Execution, journal: dict[bytes, bytes]) -> None:
         """A decided record never changes its value."""
@@ -882,6 +966,12 @@ def _heartbeats(packed: bytes | None) -> dict[str, tuple[int, bytes]]:
     """Attempt and progress by step key."""
     rows = [] if packed is None else msgpack.unpackb(packed, raw=True)
     return {row[1].decode(): (row[2], row[3]) for row in rows}
+
+
+def _running(packed: bytes | None) -> dict[str, int]:
+    """The attempts of steps that are noted to run."""
+    rows = [] if packed is None else msgpack.unpackb(packed, raw=True)
+    return {row[1].decode(): row[2] for row in rows}
 
 
 def _attempt(packed: bytes | None) -> int:

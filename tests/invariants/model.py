@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from polos_redis.state import keys
 from tests.harness.desk import Activated
+from tests.invariants.state import order
+
+Place = tuple[str, bytes]  # a queue's stream and an entry of it: entries of two may have one id
 
 REQUIRED = 2  # approvals where several people must agree; one rejection is enough
 
@@ -47,6 +52,15 @@ class Execution:
     run: int = 1
     since: int = 1  # the run that its journal begins with
     count: int = 0
+    queue: str = keys.DEFAULT_QUEUE
+    version: str = ""  # of the code that has started it
+    created: int = 0  # us; 0 until it is known
+    started: bool = False
+    forked: bool = False  # and not activated yet
+    unserved: bool = False  # queued, once a worker reads its reserved stream
+    running: dict[str, int] = field(default_factory=dict)  # step key -> attempt, as far as noted
+    origin: bytes = b""
+    told: Counter[str] = field(default_factory=Counter)  # its events, but for starts and progress
     journal: dict[str, str] = field(default_factory=dict)
     code: list[str] = field(default_factory=list)  # the step keys it has started in any run
     races: dict[str, Race] = field(default_factory=dict)
@@ -77,6 +91,10 @@ class Execution:
             return -1
         return -2 if self.count < by.known else 0
 
+    @property
+    def place(self) -> Place:
+        return self.queue, self.entry or b""
+
     def put(self, key: str, status: str) -> None:
         if key not in self.code:
             self.code.append(key)
@@ -96,6 +114,8 @@ class Execution:
     def resolve(self, key: str, status: str) -> None:
         """Resolve a wait, and the race that it decides."""
         self.put(key, status)
+        if "ask" in key:
+            self.told[f"{'resume' if status == 'answered' else 'timeout'}_{key}"] += 1
         race = self.races.get(race_of(key))
         if race is not None and not race.winner and branch_of(key) == key:
             self.win(race_of(key), key)
@@ -182,6 +202,7 @@ class Execution:
         made[who] = answer
         if answer == "y" and list(made.values()).count("y") < REQUIRED:
             self.put(key, "open")
+            self.told[f"decision_{key}"] += 1
             return "recorded"
         return "accepted"
 
@@ -202,6 +223,8 @@ class Model:
 
     executions: dict[str, Execution] = field(default_factory=dict)
     semaphores: dict[str, Semaphore] = field(default_factory=dict)
+    readers: dict[str, set[str]] = field(default_factory=dict)  # reserved stream -> its consumers
+    forgotten: dict[str, Counter[str]] = field(default_factory=dict)  # what was told of executions
     clock: int = 0
 
     def unfinished(self) -> list[Execution]:
@@ -226,13 +249,14 @@ class Model:
     # --- runnable or not ----------------------------------------------------------------
 
     def create(self, one: Execution) -> None:
+        one.told = self.forgotten.pop(one.id, one.told)
         self.executions[one.id] = one
         if not one.later:
             self.offer(one)
 
     def offer(self, one: Execution) -> None:
         """Make it runnable: at once, or when it gets a slot."""
-        one.status, one.later = "queued", False
+        one.status, one.later, one.unserved = "queued", False, False
         if not one.semaphore:
             one.entry = b""
             return
@@ -242,6 +266,7 @@ class Model:
     def leave(self, one: Execution) -> None:
         """Make it not runnable: its slot goes to the next waiter."""
         one.entry = one.owner = None
+        one.running.clear()
         if one.semaphore:
             semaphore = self.semaphores[one.semaphore]
             semaphore.holders.discard(one.id)
@@ -253,6 +278,40 @@ class Model:
             name = semaphore.waiters.pop(0)
             semaphore.holders.add(name)
             self.executions[name].entry = b""
+
+    # --- reserved streams ---------------------------------------------------------------
+
+    def reserve(self, one: Execution, stream: str, version: str) -> None:
+        """Move its entry to a reserved stream, and with a version start it with that."""
+        one.queue, one.entry, one.owner = stream, b"", None
+        one.running.clear()
+        if version:
+            one.version, one.forked = version, False
+
+    def serve(self, stream: str, reader: str, limit: int) -> int:
+        """Add a reader of a reserved stream, and make unserved executions runnable; returns how many are
+        left."""
+        self.readers.setdefault(stream, set()).add(reader)
+        unserved = [one for one in self.executions.values() if one.unserved and one.queue == stream]
+        unserved.sort(key=lambda one: (one.created, one.id))
+        for one in unserved[:limit]:
+            self.offer(one)
+        return len(unserved[limit:])
+
+    def close_stream(self, stream: str, limit: int) -> bool:
+        """Take executions off a reserved stream without readers, oldest entries first; returns whether there
+        are more."""
+        there = [one for one in self.executions.values() if one.entry and one.queue == stream]
+        there.sort(key=lambda one: order(one.place[1]))
+        for one in there[:limit]:
+            one.unserved = True
+            self.leave(one)
+        return any(one.entry is not None and one.queue == stream for one in self.executions.values())
+
+    def forget(self, one: Execution) -> None:
+        """Forget an execution that has ended. Its events stay on its root's stream, if that is kept."""
+        del self.executions[one.id]
+        self.forgotten[one.id] = one.told
 
     # --- transitions --------------------------------------------------------------------
 
@@ -267,6 +326,8 @@ class Model:
     def park(self, one: Execution, status: str = "waiting", paused: bool = False) -> None:
         one.status, one.losses, one.answers, one.paused = status, 0, 0, paused
         one.heartbeats.clear()
+        if status == "stuck":
+            one.told[f"workflow_{'paused' if paused else 'stuck'}"] += 1
         self.leave(one)
 
     def unstick(self, one: Execution) -> None:
@@ -275,6 +336,7 @@ class Model:
             one.forget_failures(self.executions)
             one.auto_retries = 0
         one.run += 1
+        one.told["workflow_retry"] += 1
         self.offer(one)
 
     def continue_as_new(self, one: Execution) -> None:
@@ -285,8 +347,12 @@ class Model:
             part.clear()
         one.marks.clear()
         one.heartbeats.clear()
-        for keys in (one.defaults, one.doubtful):
-            keys.clear()
+        for some in (one.defaults, one.doubtful):
+            some.clear()
+        one.started = one.forked = False
+        queue, version, _ = keys.parse_stream(one.queue)
+        one.queue, one.version = queue if version else one.queue, ""
+        one.told["workflow_continue"] += 1
         self.leave(one)
         self.offer(one)
 
@@ -296,7 +362,9 @@ class Model:
 
     def end(self, one: Execution, status: str) -> None:
         one.close_all()
-        was_queued, one.status, one.later, one.answers = one.status == "queued", status, False, 0
+        was_queued, one.status, one.answers = one.status == "queued", status, 0
+        one.later = one.unserved = False
+        one.told["workflow_finish"] += 1
         one.early.clear()
         if was_queued:
             self.leave(one)
@@ -337,6 +405,8 @@ class Model:
         if key not in one.journal:
             one.journal[key] = status if one.join(key) else "closed"
             one.child_steps[key] = ChildStep(ids)
+        elif one.journal[key] == "closed":
+            return
         for child in () if one.journal[key] == "closed" else chunk:
             before = self.executions.get(child)
             if child in one.results:
@@ -363,6 +433,7 @@ class Model:
         one.forget_failures(self.executions)
         self.leave(one)
         one.run, one.status, one.later, one.losses = one.run + 1, "queued", later, 0
+        one.told["workflow_retry"] += 1
         one.answers = 0
         one.heartbeats.clear()
         if not later:
@@ -373,9 +444,9 @@ class Activation(Activated):
     """What an activation knows. `sure`: it may write; after a lost reply it has to look first. `answers`: how
     many it has seen."""
 
-    def __init__(self, execution_id: str, entry: bytes, owner: str, consumer: str, sure: bool) -> None:
-        super().__init__(execution_id, entry, owner)
-        self.consumer, self.sure, self.answers = consumer, sure, 0
+    def __init__(self, execution_id: str, place: Place, owner: str, consumer: str, sure: bool) -> None:
+        super().__init__(execution_id, place[1], owner)
+        self.place, self.consumer, self.sure, self.answers = place, consumer, sure, 0
         self.known_records: dict[bytes, bytes] = {}
 
 

@@ -347,6 +347,9 @@ class PartitionInvariants:
             yield f"{who} is {status} but its wait {show(key)} is open"
         if execution_id in self.state.early:
             yield f"{who} is {status} but still keeps early answers"
+        for errand in self.state.errands.keys() | self.state.errand_failures.keys():
+            if errand.startswith(b"y" + execution_id + b" "):
+                yield f"{who} is {status} but has the errand {show(errand)}"
         if b"finished" not in fields:
             yield f"{who} is {status} but has no finish time"
             return

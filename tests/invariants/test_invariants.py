@@ -228,6 +228,7 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (finished, lambda d: d.do("ZREM", keys.INDEX + "ended:wf", ME), "has no row in index ended:wf"),
     (finished, lambda d: d.do("ZADD", keys.INDEX + "ended:wf", 7, ME), "its row in index ended:wf says 7"),
     (finished, lambda d: d.do("HSET", keys.EARLY + ME, "k", "v"), "still keeps early answers"),
+    (finished, lambda d: d.do("ZADD", keys.ERRANDS, 7, f"y{ME} k"), "has the errand"),
     (finished, lambda d: d.do("HSET", JOURNAL, "k", _open("k")), "its wait k is open"),
     (finished, lambda d: d.do("DEL", EXEC), "gone before its time"),
     (scheduled, lambda d: d.do("DEL", keys.ERRANDS), "its errand says otherwise"),

@@ -22,7 +22,6 @@ from tests.invariants.machine import (
     RETRIES,
     STEPS,
     WAITS,
-    Machine,
     consumers,
     indices,
     race_membership,
@@ -31,6 +30,7 @@ from tests.invariants.machine import (
 )
 from tests.invariants.model import Activation, Execution, Semaphore, race_of
 from tests.invariants.state import Partition, record_of
+from tests.invariants.streams_machine import StreamsMachine
 
 LIMITS = {"": None, "narrow": 1, "wide": 2}
 CHILD_STEPS = {"one": 1, "three": 3, "none": 0, "stray": 2, "race kid": 1}  # the children of each step
@@ -44,7 +44,7 @@ child_steps = st.sampled_from(tuple(CHILD_STEPS))
 steps = st.sampled_from((*STEPS, *WAITS, "race ask", *RETRIES, "race call", *DELAYS, *EVENTS, *CHILD_STEPS))
 
 
-class Composition(Machine):
+class Composition(StreamsMachine):
     """The base machine knows one execution at a time; here executions affect each other."""
 
     many = 9
@@ -69,6 +69,12 @@ class Composition(Machine):
         if timeout:
             options["timeout"] = FAR
         self.create(later, semaphore, options | semaphore_options(semaphore))
+
+    @precondition(lambda self: self.model.executions)
+    @rule(index=indices, unanswered=st.booleans(), semaphore=semaphores, timeout=rarely)
+    def fork(self, index: int, unanswered: bool, semaphore: str, timeout: bool) -> None:
+        options = {"timeout": FAR} if timeout else {}
+        self.fork_one(index, unanswered, options | semaphore_options(semaphore))
 
     @precondition(lambda self: self.model.executions)
     @rule(

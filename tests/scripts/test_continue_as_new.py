@@ -366,6 +366,34 @@ def test_its_losses_and_retries_are_counted_from_zero(desk: Desk) -> None:
     assert not {*of_this_run, "progress"} & desk.execution(by.id).keys()
 
 
+def test_nothing_that_was_noted_of_the_earlier_runs_stays(desk: Desk) -> None:
+    by = desk.start()
+    desk.load(by, "1")
+    assert desk.auto_retry(by) == 2
+    by = desk.deliver()
+    assert desk.run("put_back", "default", by.id, by.entry, FAR, "why") == 1
+    desk.make_due("p" + by.id)
+    desk.fire()
+    by = desk.deliver()
+    assert desk.requeue("w1", by.entry, lost=True) == [1, 0, 0]
+    by = desk.deliver()
+    desk.wait(by, "nap", 1)
+    desk.make_due(f"w{by.id} nap")
+    desk.fire()
+    desk.suspend(by, "ok")
+    desk.answer(by.id, "ok")
+    desk.note_starts(by, "b")
+    desk.note_progress(by, "b")
+    desk.do("HSET", keys.EXEC + by.id, "unreached", "x", "unreached_waits", "x")  # the code's last words
+    noted = (
+        *("retried", "last_error", "held_back", "attempts", "progress", "answers", "version", "started"),
+        *("waits", "owner", "running", "heartbeats", "unreached", "unreached_waits"),
+    )
+    assert desk.execution(by.id).keys() >= set(noted)
+    assert desk.continue_as_new(by) == 0
+    assert desk.execution(by.id).keys().isdisjoint(noted)
+
+
 def test_a_retry_goes_on_from_the_next_runs_journal(desk: Desk) -> None:
     by = worked(desk)
     desk.continue_as_new(by)

@@ -247,6 +247,19 @@ def test_an_early_answer_is_not_applied_unchecked(desk: Desk) -> None:
     assert f"{by.id} ok".encode() in state.suspensions and audit(desk, by.id) == []
 
 
+@pytest.mark.parametrize("tried", [True, False])
+def test_the_end_leaves_no_errand_for_an_early_answer(desk: Desk, tried: bool) -> None:
+    by = desk.start()
+    desk.answer(by.id, "ok", YES, "yes", early=True)
+    desk.suspend(by, "ok", FAR, policy=ANN)
+    ((errand, due),) = desk.state.errands.items()
+    if tried:
+        assert desk.run("start_errand", errand, repr(due), "attempt", 3, 1, FAR)[0] == b"started"
+        assert desk.state.errand_failures.keys() == {errand}
+    assert desk.finish(by) == 0
+    assert not desk.state.errands and not desk.state.errand_failures
+
+
 def test_an_early_answer_of_an_api_key_is_not_applied_unchecked(desk: Desk) -> None:
     """Also without a policy: the key may have been revoked."""
     by = desk.start()

@@ -143,10 +143,12 @@ def test_following_is_idempotent_and_its_ids_are_the_same_when_it_is_told_again(
     first = desk.state.topics[by.id.encode()]
     with desk.unchanged():
         assert follow(desk, by.id) == 1
-    desk.do("DEL", keys.TOPIC + by.id)
-    desk.do("HDEL", keys.EXEC + by.id, "stream")
-    assert follow(desk, by.id) == 1
-    assert desk.state.topics[by.id.encode()] == first
+    for half in (False, True):
+        if not half:
+            desk.do("DEL", keys.TOPIC + by.id)
+        desk.do("HDEL", keys.EXEC + by.id, "stream")
+        assert follow(desk, by.id) == 1
+        assert desk.state.topics[by.id.encode()] == first
     assert [kind for kind, _ in told(desk, by.id)][-1] == b"workflow_finish"
     assert told(desk, by.id)[-1][1] == {b"status": b"completed", b"result": b"end"}
     ids = [tuple(map(int, entry.split(b"-"))) for entry, _ in first]
@@ -223,6 +225,21 @@ def test_following_a_child_is_following_its_root(desk: Desk) -> None:
     assert kinds == [
         *(b"workflow_start", b"step_start", b"step_finish"),
         *(kind + mark for kind in (b"workflow_start", b"step_start", b"step_finish", b"workflow_finish")),
+    ]
+
+
+def test_a_long_step_starts_before_what_ended_while_it_ran(desk: Desk) -> None:
+    by = desk.start()
+    desk.write(by, "short", timed(20))
+    desk.write(by, "long", timed(400))
+    desk.write(by, "shorter", timed(1))
+    assert [(kind, data.get(b"step_key")) for kind, data in told(desk, by.id)[1:]] == [
+        (b"step_start", b"long"),
+        (b"step_start", b"short"),
+        (b"step_finish", b"short"),
+        (b"step_finish", b"long"),
+        (b"step_start", b"shorter"),
+        (b"step_finish", b"shorter"),
     ]
 
 

@@ -13,9 +13,9 @@ local found = redis.call('XRANGE', stream, '-', '+', 'COUNT', limit)
 for _, one in ipairs(found) do
   local entry, flat = unpack(one)
   local _, id = unpack(flat)
-  local status, live, workflow, index, created, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status',
-    'entry', 'workflow', 'index', 'created', 'relations'))
-  if status == 'queued' and live == entry then
+  local status, live, on, workflow, index, created, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+    'status', 'entry', 'queue', 'workflow', 'index', 'created', 'relations'))
+  if status == 'queued' and live == entry and on == queue then
     list_unserved(P, id, queue, created)
     leave_queue(P, id, queue, entry, NEVER, index or workflow, created, relations)
   else

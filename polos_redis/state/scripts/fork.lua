@@ -15,7 +15,7 @@ local options = packed ~= '' and cmsgpack.unpack(packed) or {}
 local name = name_for(P, id, workflow, options.queue)
 if not name then return 0 end
 list(P, 'queued', name, now_us, id) -- first: repair finds it there, and drops a journal without an execution
-redis.call('HSET', P .. 'journal:' .. id, '', (#ARGV - JOURNAL + 1) / 2)
+if #ARGV >= JOURNAL then redis.call('HSET', P .. 'journal:' .. id, '', (#ARGV - JOURNAL + 1) / 2) end
 local some = {}
 for i = JOURNAL, #ARGV do
   some[#some + 1] = ARGV[i]

@@ -6,8 +6,10 @@
 local P, queue, consumer, seen = KEYS[1], unpack(ARGV)
 local stream = P .. 'queue:' .. queue
 if (redis.call('HGET', P .. 'workers', consumer) or '') ~= seen then return 0 end
-if #redis.call('XPENDING', stream, 'workers', '-', '+', 1, consumer) > 0 then return 0 end
-redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', consumer)
+if redis.call('EXISTS', stream) == 1 then -- a reserved one goes with its last reader
+  if #redis.call('XPENDING', stream, 'workers', '-', '+', 1, consumer) > 0 then return 0 end
+  redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', consumer)
+end
 redis.call('HDEL', P .. 'workers', consumer)
 redis.call('HDEL', P .. 'serves', consumer)
 return 1

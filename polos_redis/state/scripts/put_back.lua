@@ -10,9 +10,9 @@ local P, queue, id, entry, delay, reason = KEYS[1], unpack(ARGV)
 local TIMES <const> = 2 -- positions in the field `held_back`: {version, times, progress, reason}
 local PROGRESS <const> = 3
 local exec = P .. 'exec:' .. id
-local status, live, workflow, index, created, relations, before = unpack(redis.call('HMGET', exec,
-  'status', 'entry', 'workflow', 'index', 'created', 'relations', 'held_back'))
-if status ~= 'queued' or live ~= entry then
+local status, live, on, workflow, index, created, relations, before = unpack(redis.call('HMGET', exec,
+  'status', 'entry', 'queue', 'workflow', 'index', 'created', 'relations', 'held_back'))
+if status ~= 'queued' or live ~= entry or (on or 'default') ~= queue then
   take_off(P, queue, entry)
   return 0
 end

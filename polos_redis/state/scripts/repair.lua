@@ -234,8 +234,9 @@ local function check_entry(entry, flat)
   for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
   local id = fields.id
   if not id then return end -- a worker removes what it can't read
-  local status, live = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry'))
-  if live == entry and status ~= 'waiting' and status ~= 'stuck' then return check_execution(id, 'queued') end
+  local status, live, on = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'queue'))
+  local is_live_one = live == entry and (on or 'default') == name -- entries of two streams may have one id
+  if is_live_one and status ~= 'waiting' and status ~= 'stuck' then return check_execution(id, 'queued') end
   if not status then unlist_uncreated(P, id, fields.workflow or '') end
   take_off(P, name, entry)
   note(id, 'an entry was not its own')

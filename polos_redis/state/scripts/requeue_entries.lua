@@ -45,10 +45,10 @@ end
 
 for i = ENTRIES, #ARGV do
   local entry = ARGV[i]
-  if #redis.call('XPENDING', stream, 'workers', entry, entry, 1, consumer) > 0 then
+  if #redis.pcall('XPENDING', stream, 'workers', entry, entry, 1, consumer) > 0 then -- 0 of a stream that is gone
     local id, workflow = execution_of(entry)
     local e = id and redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS)) or {}
-    if e[EXEC_STATUS] ~= 'queued' or e[EXEC_ENTRY] ~= entry then
+    if e[EXEC_STATUS] ~= 'queued' or e[EXEC_ENTRY] ~= entry or (e[EXEC_QUEUE] or 'default') ~= queue then
       dropped = dropped + 1
       if workflow and not e[EXEC_STATUS] then unlist_uncreated(P, id, workflow) end
       take_off(P, queue, entry)

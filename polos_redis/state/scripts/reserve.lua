@@ -10,14 +10,15 @@
 -- #include versions
 local P, queue, id, entry, to, version = KEYS[1], unpack(ARGV)
 local exec = P .. 'exec:' .. id
-local status, live, on, workflow, created, run, input, origin, started = unpack(redis.call('HMGET', exec, 'status',
-  'entry', 'queue', 'workflow', 'created', 'run', 'input', 'origin', 'started'))
+local status, live, on, workflow, created, run, input, origin, started, before = unpack(redis.call('HMGET', exec,
+  'status', 'entry', 'queue', 'workflow', 'created', 'run', 'input', 'origin', 'started', 'version'))
 if status ~= 'queued' or live ~= entry or (on or 'default') ~= queue then -- entries of two streams may have one id
   take_off(P, queue, entry)
   return 0
 end
 if version then
   if started and redis.call('HDEL', exec, 'forked') == 0 then return 2 end
+  if before then unlist_version(P, id, workflow, before) end -- that of an activation which has written nothing
   redis.call('HSET', exec, 'version', version)
   list_version(P, id, workflow, version, created)
 end
