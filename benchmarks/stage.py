@@ -19,13 +19,12 @@ from redis.asyncio import Redis
 
 from benchmarks.figures import Cpu
 from benchmarks.worker import NAMESPACE
-from polos_redis import PolosClient, Workflow
+from polos_redis import PolosClient, Workflow, settings
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.embedded.binary import ServerBinary, find_server, inspect_server
 
 T = TypeVar("T")
 
-QUEUE = f"polos:{{{NAMESPACE}:0}}:queue:default"
 POLL_SECONDS = 0.005
 STUCK_SECONDS = 30.0
 
@@ -158,7 +157,10 @@ class Stage:
 
     async def queued(self) -> int:
         """Number of executions that are neither finished nor parked: they have an entry in the queue."""
-        return int(await self._redis.xlen(QUEUE))
+        async with self._redis.pipeline(transaction=False) as calls:
+            for partition in range(settings.resolve("partitions")):
+                calls.xlen(f"polos:{{{NAMESPACE}:{partition}}}:queue:default")
+            return sum(await calls.execute())
 
     async def until_queued(self, at_most: int = 0) -> int:
         """Wait until at most this many executions are queued, and return their number.

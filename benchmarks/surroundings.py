@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import polos_redis
+from polos_redis import settings
 from polos_redis.embedded.binary import ServerBinary
 from polos_redis.embedded.server import SETTINGS
 
@@ -31,7 +32,7 @@ def surroundings(server: ServerBinary, loop: str, tree: Path | None = None) -> d
         "python": platform.python_version(),
         server.flavour: server.version,
         "appendfsync": SETTINGS["appendfsync"],
-        "partitions": 1,
+        "partitions": settings.resolve("partitions"),
         "workers": 1,
         "loop": loop,
         "libraries": ", ".join(f"{name} {found}" for name in LIBRARIES if (found := _version(name))),

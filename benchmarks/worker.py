@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import cProfile
+import gc
 import sys
 import time
 
@@ -33,6 +34,7 @@ async def main(url: str, profile: str) -> None:
                 ready = asyncio.create_task(worker.ready.wait())
                 await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
                 if ready.done():
+                    _settle()
                     print("ready", flush=True)
             elif line == "cpu":
                 print(time.process_time(), flush=True)
@@ -42,6 +44,15 @@ async def main(url: str, profile: str) -> None:
         if running is not None:
             worker.stop()
             await running
+
+
+def _settle() -> None:
+    """Treat the garbage collector as `polos worker` does."""
+    try:
+        from polos_redis.worker import collector
+    except ImportError:  # an older checkout, which `compare` measures
+        return
+    collector.settle(gc.get_threshold())
 
 
 async def _line_or_end(reader: asyncio.StreamReader, running: asyncio.Task[None] | None) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +20,9 @@ from . import commands
 from .exit_codes import BLOCKED, exit_code
 from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
 from .options import ConnectionOptions
+
+if TYPE_CHECKING:
+    from polos_redis.worker import Worker
 
 EXIT_SECONDS = 2.0  # after a stop: time for exit handlers and for threads about to end
 FLUSH_SECONDS = 1.0  # for the last line of the log, whose reader may be what blocks
@@ -141,6 +146,7 @@ def worker(
     from . import modules as user_modules
 
     log_to_stderr(LogFormat.json if json else log_format)
+    thresholds = gc.get_threshold()
     for module in modules:
         user_modules.load(module)
     if not registered():
@@ -155,16 +161,17 @@ def worker(
         "metrics_port": metrics_port,
         "metrics_host": metrics_host,
     }
-    event_loop.run(_work(connection.client(), options))
+    event_loop.run(_work(connection.client(), options, thresholds))
 
 
-async def _work(client: PolosClient, options: dict[str, Any]) -> None:
+async def _work(client: PolosClient, options: dict[str, Any], thresholds: tuple[int, int, int]) -> None:
     from polos_redis.worker import Worker
 
     worker = Worker(
         client, on_blocked=lambda: exit_soon(BLOCKED, "exiting: the event loop is blocked"), **options
     )
     code = 1
+    settled = asyncio.create_task(_settle(worker, thresholds))
     try:
         async with client:
             await worker.run()
@@ -173,7 +180,15 @@ async def _work(client: PolosClient, options: dict[str, Any]) -> None:
         code = exit_code(error)
         raise
     finally:
+        settled.cancel()
         exit_soon(code)
+
+
+async def _settle(worker: Worker, thresholds: tuple[int, int, int]) -> None:
+    from polos_redis.worker import collector
+
+    await worker.ready.wait()
+    collector.settle(thresholds)
 
 
 def exit_soon(code: int, why: str = "exiting while user code is still running") -> None:

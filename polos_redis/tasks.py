@@ -8,6 +8,7 @@ function do not belong to it: a connection pool opened in a step outlives that s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
@@ -119,8 +120,9 @@ def is_cancelled() -> bool:
 
 
 def mark_retrieved(future: asyncio.Future[Any]) -> None:
-    """Mark a failure as retrieved, so that asyncio doesn't log it when nobody awaits it."""
-    if not future.cancelled():
+    """Mark a failure as retrieved, so that asyncio doesn't log it when nobody awaits it. The error of a
+    cancelled task is dropped: its traceback refers to the task, a cycle with all that the code had."""
+    with contextlib.suppress(asyncio.CancelledError):
         future.exception()
 
 

@@ -128,8 +128,7 @@ async def measure_peer(
             await stack.enter_async_context(peer_process("worker", *common, folder / "worker.log"))
         client = await stack.enter_async_context(peer_process("client", *common, folder / "client.log"))
         for case in peer.cases:
-            if progress:
-                show(f"{progress} {peer.name}: {case}")
+            show(f"{progress} {peer.name}: {case}")
             answer = await client.ask(
                 case=case,
                 seconds=args.seconds,
@@ -164,7 +163,7 @@ async def measure(args: argparse.Namespace, binary: ServerBinary) -> list[Row]:
         for row in [*rows[first:], *rows[:first]]:
             if row.missing or row.failed:
                 continue
-            progress = f"round {turn + 1}/{args.rounds}" if sys.stderr.isatty() else ""
+            progress = f"round {turn + 1}/{args.rounds}"
             try:
                 row.rounds.append(await measure_peer(row.peer, made[row.peer.name], binary, args, progress))
             except (BenchmarkError, PolosError, OSError) as error:

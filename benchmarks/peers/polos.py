@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,13 @@ PEER = Peer(
 async def worker(address: str, ready: process.Ready) -> None:
     from benchmarks.workflows import ALL
     from polos_redis import PolosClient, Worker
+    from polos_redis.worker import collector
 
     async with PolosClient(address) as client:
         worker = Worker(client, ALL)
         running = asyncio.create_task(worker.run())
         await worker.ready.wait()
+        collector.settle(gc.get_threshold())  # as `polos worker` does
         ready()
         await running
 

@@ -42,6 +42,7 @@ def check_workers(workers: Sequence[WorkerReading], stats: NamespaceStats) -> It
     yield from _capped(
         _abandoned(alive), "threads", "further workers with steps that timed out and still run"
     )
+    yield from _capped(_blocked(alive), "loops", "further workers whose event loops are blocked")
     yield from _capped(_dead(workers, bool(alive)), "leases", "further workers whose leases have lapsed")
     yield from _capped(_left_behind(workers, bool(alive)), "consumers", "further consumers without a lease")
 
@@ -65,6 +66,23 @@ def _abandoned(alive: Sequence[WorkerReading]) -> Iterator[Finding]:
             "give what the step calls a timeout of its own; "
             f"py-spy dump --pid {facts.pid} on {facts.host} shows where it hangs, and restarting the worker "
             "ends it",
+        )
+
+
+def _blocked(alive: Sequence[WorkerReading]) -> Iterator[Finding]:
+    for one in alive:
+        block = None if one.facts is None else one.facts.blocked
+        if block is None:
+            continue
+        what = [f"{name} {block[name]}" for name in ("execution", "step", "errand") if block.get(name)]
+        by = f" by {', '.join(what)}" if what else ""
+        yield warning(
+            "loops",
+            one.id,
+            f"the event loop of this worker is blocked for {block['seconds']:,.0f} s{by}, at {block['at']}; "
+            "nothing else goes on there",
+            "make the step a plain function, which runs in a thread, or await what blocks; the worker's log "
+            "has the stack",
         )
 
 

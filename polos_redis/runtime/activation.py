@@ -446,7 +446,7 @@ class Activation:
         elif self.state is State.RUNNING:
             self._finish()
         elif self.state is State.ENDED:
-            self.code.cancel_spawned()
+            self.code.main_ended()
 
     def _outcome(self) -> Outcome:
         note = f" ({named(self.unreached, self.journal.records)} not reached)" if self.unreached else ""

@@ -140,6 +140,11 @@ class CodeTasks:
         else:
             self.main = None  # its context refers back to this object: without the cycle both are freed now
 
+    def main_ended(self) -> None:
+        """Forget the main task, which has ended after the activation, and cancel what it has left behind."""
+        self.main = None  # as in `end`
+        self.cancel_spawned()
+
     def cancel_spawned(self) -> None:
         """Cancel what the main task has left behind."""
         for task in list(self.spawned):

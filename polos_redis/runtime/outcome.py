@@ -53,12 +53,15 @@ def outcome_of(
     task: asyncio.Task[Any], durable_state: DurableState | None, run: int, value_limit: int, note: str = ""
 ) -> Outcome:
     """Returns the outcome of the code's main task, which is done; `note` as in `failed`."""
+    if task.cancelled():
+        exited = tasks.WorkflowExit("the workflow's code cancelled its own task")
+        return failed(exited, durable_state, run, note)
+    raised = task.exception()
+    if raised is not None:
+        return failed(raised, durable_state, run, note)
     try:
         output = codec.encode(task.result(), limit=value_limit)
         state = b"" if durable_state is None else durable_state.pack()
-    except asyncio.CancelledError:
-        exited = tasks.WorkflowExit("the workflow's code cancelled its own task")
-        return failed(exited, durable_state, run, note)
     except BaseException as error:
         return failed(error, durable_state, run, note)
     return Outcome("completed", output, b"", state)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from polos_redis import PolosClient, apikeys
+from polos_redis.diagnosis import diagnose
 from polos_redis.results import LoopBlock
 from polos_redis.worker.loop_guard import LoopGuard
 from tests.harness.command import POLOS, Command, Running, wait_until
@@ -131,6 +132,9 @@ async def test_people_see_which_step_blocks_the_loop(polos: Command, redis_url: 
             assert "blocks      the event loop of its worker for " in shown
             assert ": step block, at " in shown
             assert f" by execution {handle.id}, step block, at " in (await polos("workers")).err
+            (finding,) = [one for one in (await diagnose(client)).findings if one.check == "loops"]
+            assert finding.level == "warning"
+            assert f" by execution {handle.id}, step block, at " in finding.found
             held_up = await told(other.id)
             assert held_up is not None
             assert (held_up.by_itself, held_up.step_key, held_up.at) == (False, None, None)

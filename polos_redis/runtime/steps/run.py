@@ -141,7 +141,7 @@ class Runs(Calls):
                 await activation.reach_decisions(call_site)
 
         clock, running, branches = activation.loop.time, activation.events.running, branches_around()
-        parked = False
+        parked, failure = False, None
         activation.in_flight += 1
         try:
             while True:
@@ -202,6 +202,7 @@ class Runs(Calls):
                 activation.host.spawn(self._abandon(key, attempt, branches, running.get(key)))
             raise
         finally:
+            failure = None  # its traceback has this frame: a cycle
             ended = running.pop(key, None)
             if ended is not None and ended.span is not None:
                 ended.end_span()
@@ -311,6 +312,8 @@ class Runs(Calls):
             except asyncio.CancelledError:
                 leave(activation, thread)
                 raise
+            finally:
+                del thread  # its error's traceback has this frame: a cycle
             if result is not NOT_STARTED:
                 return await awaited(activation, step, result)
             await activation.gate.passed(in_flight=True)
