@@ -82,6 +82,7 @@ CALLS: dict[str, Callable[..., Any]] = {
 
 def main() -> None:
     with PolosClient() as client:
+        print("ready", flush=True)
         for line in sys.stdin:
             name, arguments, options = json.loads(line)
             try:

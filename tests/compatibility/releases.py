@@ -16,6 +16,7 @@ from tests.harness.command import Command, Done, Running
 
 HERE = Path(__file__).parent
 FLOWS, CLIENT = "mixed_flows.py", "mixed_client.py"
+READY = "ready"
 
 
 class Refused(Exception):
@@ -75,6 +76,8 @@ class Release:
             text=True,
         )
         with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == READY + "\n", "the client has not started"
             yield Client(process)
 
 
