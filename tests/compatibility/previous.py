@@ -23,7 +23,9 @@ _GOLDEN = "tests/compatibility/golden"
 
 def main(*arguments: str) -> None:
     if _git("rev-parse", "HEAD") is None:
-        print("not a git checkout, or no git on PATH: there is no earlier revision to install")
+        print("not a git checkout, or no git on PATH: the working tree takes the place of an earlier revision")
+        with tempfile.TemporaryDirectory() as folder:
+            _install(_build(ROOT, Path(folder)))
         return
     (revision,) = arguments or (_default(),)
     commit = _git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
@@ -31,7 +33,7 @@ def main(*arguments: str) -> None:
         sys.exit(f"there is no revision {revision!r} in this repository: name a commit or a tag that it has")
     if not (_INSTALLED.exists() and _INSTALLED.read_text() == commit):
         with tempfile.TemporaryDirectory() as folder:
-            _install(_build(commit, Path(folder)))
+            _install(_build(_exported(commit, Path(folder)), Path(folder)))
         _INSTALLED.write_text(commit)
     print(f"{FOLDER.name} has {_git('log', '-1', '--format=%h %cs %s', commit)}")
 
@@ -50,13 +52,18 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _build(commit: str, folder: Path) -> Path:
-    """Returns the wheel of a commit."""
+def _exported(commit: str, folder: Path) -> Path:
+    """Returns a folder with the files of a commit."""
     archive = folder / "source.zip"
     assert _git("archive", "--output", str(archive), commit) is not None
     shutil.unpack_archive(archive, folder / "source")
+    return folder / "source"
+
+
+def _build(source: Path, folder: Path) -> Path:
+    """Returns the wheel of a source tree."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-    _run(*build, str(folder / "source"))
+    _run(*build, str(source))
     (wheel,) = folder.glob("*.whl")
     return wheel
 
