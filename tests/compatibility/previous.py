@@ -78,7 +78,7 @@ def _install(wheel: Path) -> None:
 def _run(*command: str) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        sys.exit(done.stdout)
+        sys.exit(f"{done.stdout}this revision can't be built or installed: `{' '.join(command)}` failed")
 
 
 if __name__ == "__main__":
