@@ -5,6 +5,7 @@
 # make test-partitions  the tests, in namespaces of four partitions
 # make test-cluster     the tests on a Redis Cluster of three nodes, which they start
 # make test-servers     the tests on three servers that share the partitions, without a cluster
+# make test-previous    the previous release's worker and client beside these; PREVIOUS=COMMIT names another one
 # make test-floors      some tests, with the oldest dependencies that pyproject.toml allows
 # make chaos            every feature under every fault, for half an hour: 15 seeds on several servers
 # make bench            the figures, also of peers, as a page with plots in benchmarks/results: about 20 minutes
@@ -15,6 +16,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+PREVIOUS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
 CHAOS_ARGS ?=
@@ -25,8 +27,8 @@ ALL := --servers=all --hypothesis-profile=thorough
 # The tests start hundreds of Python processes, which must not compile their modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-servers test-floors chaos bench snapshots \
-	golden lint types tests format docs clean
+.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-servers test-previous previous test-floors \
+	chaos bench snapshots golden lint types tests format docs clean
 
 demo: $(VENV)/.installed-embedded,server
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
@@ -34,10 +36,12 @@ demo: $(VENV)/.installed-embedded,server
 test check: lint types tests
 
 test-all: TESTS = $(ALL)
-test-all: lint types tests
+test-all: lint types previous tests
 
 test-skipped: TESTS = $(ALL) --only-skipped
-test-skipped: tests
+test-skipped: previous tests
+
+test-all test-skipped test-previous: export POLOS_PYTHON_PREVIOUS = $(CURDIR)/$(VENV)-previous/bin/python
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -57,6 +61,12 @@ test-cluster: tests
 
 test-servers: export POLOS_TEST_SERVERS = 3
 test-servers: tests
+
+test-previous: TESTS = $(ALL) tests/compatibility/test_mixed_fleet.py
+test-previous: previous tests
+
+previous: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.compatibility.previous $(PREVIOUS)
 
 # Every dependency by its name, and each way the package uses it; what tests the tests' own tools is left out.
 FLOORS := tests/client/test_imports.py tests/client/test_workflow.py tests/cli/test_app.py tests/cli/test_invoke.py \
@@ -92,7 +102,7 @@ docs: $(VENV)/.installed-docs
 	$(VENV)/bin/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(VENV)-floors build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-floors $(VENV)-previous build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -8,7 +8,7 @@ from shlex import join, quote
 from typing import Any
 
 from polos_redis import settings
-from polos_redis.executions.statuses import details
+from polos_redis.executions.statuses import attempt_details, details
 from polos_redis.state.statuses import UNFINISHED
 
 from .output import Long, Part, compact, line, lines, status
@@ -18,15 +18,16 @@ from .times import dated, duration, in_words, since, until, utc
 LABEL_WIDTH = 12
 
 
-def print_report(execution: dict[str, Any]) -> None:
-    """Prints everything about an execution, the most urgent facts first."""
+def print_report(execution: dict[str, Any], *, full: bool = False) -> None:
+    """Prints everything about an execution, the most urgent facts first. Tracebacks have the frames of the
+    user's own code, or all if `full`."""
     _print_summary(execution)
     _print_waits(execution)
     left_out = execution["left_out"]
     _print_section(
         "steps",
         execution["steps"],
-        lambda one: _print_step(one, _set(execution, one) or _copied(execution, one["finished_at"])),
+        lambda one: _print_step(one, _set(execution, one) or _copied(execution, one["finished_at"]), full),
         left_out["steps"],
     )
     _print_section(
@@ -53,8 +54,7 @@ def print_report(execution: dict[str, Any]) -> None:
     if error := execution["error"]:
         line()
         line(("error", "bold red"), "  ", Long(f"{error['type']}: {error['message']}"))
-        if error.get("traceback"):
-            lines(error["traceback"], "  ", "dim")
+        _print_traceback(error, "  ", full)
 
 
 def _print_summary(execution: dict[str, Any]) -> None:
@@ -80,8 +80,7 @@ def _print_summary(execution: dict[str, Any]) -> None:
         if execution[f"{label}_at"]:
             _field(label, dated(execution[f"{label}_at"]))
     for one in execution["running_steps"][1:]:  # the status names the first
-        attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
-        _field("runs", (one["step_key"], "bold"), f", since {utc(one['started_at'])}{attempt}")
+        _field("runs", (one["step_key"], "bold"), f", {in_words(attempt_details(one))}")
     for one in execution["running_steps"]:
         if one["progress_at"]:
             at = f" at {dated(one['progress_at'])}"
@@ -212,7 +211,7 @@ def _set(execution: dict[str, Any], step: dict[str, Any]) -> str:
     )
 
 
-def _print_step(one: dict[str, Any], remark: str) -> None:
+def _print_step(one: dict[str, Any], remark: str, full: bool) -> None:
     parts: list[Part] = ["  ", (one["step_key"], "bold"), "  ", status(one["status"])]
     if one["finished_at"]:
         parts.append(f"  at {utc(one['finished_at'])}")
@@ -228,8 +227,13 @@ def _print_step(one: dict[str, Any], remark: str) -> None:
         line("      ", (Long(error), "red"))
     else:
         line("      ", (Long(f"{error['type']}: {error['message']}"), "red"))
-        if error.get("traceback"):
-            lines(error["traceback"], "      ", "dim")
+        _print_traceback(error, "      ", full)
+
+
+def _print_traceback(error: dict[str, Any], indent: str, full: bool) -> None:
+    trace = error["traceback" if full else "own_traceback"]
+    if trace:
+        lines(trace, indent, "dim")
 
 
 def _unfinished_children(children: list[dict[str, Any]]) -> dict[str, int]:

@@ -107,7 +107,8 @@ def show(
     execution_id: ExecutionId, full: Full = False, *, connection: ConnectionOptions, json: Json = False
 ) -> None:
     """Show everything about an execution: status, input, steps, open waits, decisions, error. A terminal
-    shows up to three lines of each value; --full shows all.
+    shows up to three lines of each value; --full shows all, and all frames of tracebacks instead of those of
+    your code.
 
     \b
     Examples:
@@ -119,7 +120,7 @@ def show(
         print_json(execution)
     else:
         with shortening(full):
-            print_report(execution)
+            print_report(execution, full=full)
 
 
 def cancel(
@@ -206,10 +207,11 @@ def fork(
     """Start a new execution with the input and the journal of another one up to a step, and print its id.
 
     It runs that step and what had not ended when the step began; earlier results are copied, those of
-    children as well. People are asked again, unless --keep-decisions copies their answers, which the audit
-    notes. The other execution is left as it is, running or not. With --set, a copied step has another result,
-    or the step of --from has one and does not run; it is refused where a copied decision, or a child, came
-    after that step, as people may have decided on what it had returned.
+    children as well, with what people have decided in them. The execution's own questions are asked again,
+    unless --keep-decisions copies the answers, which the audit notes. The other execution is left as it is,
+    running or not. With --set, a copied step has another result, or the step of --from has one and does not
+    run; it is refused where a copied decision, or a child, came after that step, as people may have decided
+    on what it had returned.
 
     \b
     Examples:

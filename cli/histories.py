@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ from .ids import full_id, is_beginning
 from .options import ConnectionOptions, Json, Limit
 from .output import line, note, print_json
 from .usage import UsageError
+
+MOST_NAMED = 10  # step keys in a message
+ALIKE = 0.6  # how similar a step key is to one that was meant
 
 
 def add_to(app: typer.Typer) -> None:
@@ -167,8 +171,24 @@ def replay(
         print_json({"replayed": len(histories), "diverged": [asdict(one) for one in diverged]})
     else:
         note(f"replayed {_executions(len(histories))}: {len(diverged) or 'none'} diverged")
+    if debugger is not None and step is not None and step not in debugger.called:
+        raise UsageError(f"--step {step}: {_never_reached(step, list(debugger.called), histories)}")
     if diverged:
         raise typer.Exit(1)
+
+
+def _never_reached(step_key: str, called: Sequence[str], histories: Sequence[History]) -> str:
+    """Returns why a replay did not stop at a step, with the step keys that were meant perhaps."""
+    recorded = list(dict.fromkeys(key for one in histories for key in one.step_keys))
+    if step_key in recorded:
+        return "the replay ended before it reached this step, which is recorded"
+    known = list(dict.fromkeys([*called, *recorded]))
+    if alike := get_close_matches(step_key, known, MOST_NAMED, ALIKE):
+        return f"no step of this name was reached; did you mean {' or '.join(map(repr, alike))}?"
+    if not known:
+        return "no step of this name was reached, nor any other"
+    more = f" and {len(known) - MOST_NAMED:,} more" if len(known) > MOST_NAMED else ""
+    return f"no step of this name was reached; there are {', '.join(map(repr, known[:MOST_NAMED]))}{more}"
 
 
 def _histories(source: str, connection: ConnectionOptions) -> Iterator[History]:

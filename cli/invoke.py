@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from polos_redis.client import PolosClient
+from polos_redis.executions.statuses import in_text, sentence
 from polos_redis.values.json_value import from_json
 from polos_redis.workflow import InvokeOptions
 
 from . import commands, completion
 from .json_option import read_json
 from .options import DurableOptions, Json
-from .output import compact, note, print_json, printable
+from .output import note, print_json, printable
 from .usage import UsageError
 
 
@@ -166,6 +167,7 @@ def _unsuccessful(execution: dict[str, Any], timeout: float | None) -> str:
     if status == "cancelled":
         by = execution["cancelled_by"]
         return printable(f"execution {name} was cancelled" + (f" by {by}" if by else ""))
-    keys = [one["step_key"] for one in execution["open_suspensions"]]
-    wait = f": it waits for an answer to {', '.join(map(compact, keys))}" if keys else ""
-    return printable(f"execution {name} did not finish within {timeout:g} s{wait}; it keeps running")
+    doing = in_text(sentence(execution))
+    if execution["unserved"]:
+        doing += f", and no worker serves its workflow {execution['workflow_id']!r}"
+    return printable(f"execution {name} did not finish within {timeout:g} s: it is {doing}")

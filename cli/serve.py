@@ -17,7 +17,7 @@ from polos_redis.connection.session import FORMAT_SECONDS
 from polos_redis.errors import ConfigurationError, PolosError, RedisUnavailableError, ReleaseTooOldError
 
 from . import commands, event_loop
-from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
+from .log_format import JsonLogs, LogFormat, LogFormatOption, LogLevel, LogLevelOption, log_to_stderr
 from .options import SERVER_NEEDS, DurableOptions
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def serve(
         ),
     ] = "127.0.0.1,::1",
     log_format: LogFormatOption = LogFormat.text,
+    log_level: LogLevelOption = LogLevel.info,
     *,
     connection: DurableOptions,
     json: JsonLogs = False,
@@ -104,7 +105,7 @@ def serve(
     from polos_redis.server.app import create_app
     from polos_redis.server.listening import Listener, listen
 
-    log_to_stderr(LogFormat.json if json else log_format)
+    log_to_stderr(LogFormat.json if json else log_format, log_level)
     client = connection.client()
     app = create_app(
         client,

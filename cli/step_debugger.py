@@ -14,14 +14,17 @@ from .output import note
 
 
 class StepDebugger:
-    """Stops before each call of ctx.step, or before that with one step key. After `q` it stops no more."""
+    """Stops before each call of ctx.step, or before that with one step key. After `q` it stops no more.
+    `called` has the step keys of all calls, in their order."""
 
     def __init__(self, step_key: str | None) -> None:
+        self.called: dict[str, None] = {}
         self._step_key = step_key
         self._over = False
         self._pdb = pdb.Pdb(nosigint=True, skip=["polos_redis.*", "asyncio.*", "contextlib"])
 
     def before_call(self, step_key: str, call_site: CallSite) -> None:
+        self.called[step_key] = None
         if self._over or self._step_key not in (None, step_key):
             return
         note(f"step {step_key!r} at {place(call_site)}")

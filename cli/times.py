@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from polos_redis.executions.statuses import Moment, Part
+from polos_redis.values import times
 
 
 def iso(time: datetime | None) -> str | None:
@@ -19,7 +20,7 @@ def utc(time: str | datetime | None) -> str:
     """Returns a time (ISO 8601 if text) in UTC, to the second; "-" for None."""
     if time is None:
         return "-"
-    return _parsed(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return times.utc(time)
 
 
 def ago(time: str | datetime | None) -> str:

@@ -19,7 +19,8 @@ def versions(*, connection: ConnectionOptions, json: Json = False) -> None:
     """List the versions of workflows, how many executions each has started that are still open, the oldest of
     them, and how many workers announce the version. A version without open executions can be switched off.
 
-    The line without a version counts executions that have not started yet, and those of code without one.
+    The line without a version counts executions that have not started yet, and those of code without one; it
+    names no oldest one and no workers.
 
     \b
     Examples:

@@ -18,7 +18,7 @@ from polos_redis.errors import PolosError
 
 from . import commands
 from .exit_codes import BLOCKED, exit_code
-from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
+from .log_format import JsonLogs, LogFormat, LogFormatOption, LogLevel, LogLevelOption, log_to_stderr
 from .options import ConnectionOptions
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def worker(
         ),
     ] = None,
     log_format: LogFormatOption = LogFormat.text,
+    log_level: LogLevelOption = LogLevel.info,
     *,
     connection: ConnectionOptions,
     json: JsonLogs = False,
@@ -145,7 +146,7 @@ def worker(
     from . import event_loop
     from . import modules as user_modules
 
-    log_to_stderr(LogFormat.json if json else log_format)
+    log_to_stderr(LogFormat.json if json else log_format, log_level)
     thresholds = gc.get_threshold()
     for module in modules:
         user_modules.load(module)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import msgpack
 
+from polos_redis.connection.clients import takes_client
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
@@ -63,6 +64,7 @@ class ApiKey:
         return scope in self.scopes or "admin" in self.scopes
 
 
+@takes_client
 async def create(
     client: Connection,
     name: str,
@@ -110,6 +112,7 @@ def _workflow_ids(workflows: Iterable[str]) -> tuple[str, ...]:
     return ids
 
 
+@takes_client
 async def find(client: Connection, secret: str) -> ApiKey | None:
     """Return the key with this secret; None if it is unknown, revoked or expired."""
     if not secret.startswith(KEY_PREFIX) or not secret.isascii():
@@ -123,18 +126,21 @@ async def find(client: Connection, secret: str) -> ApiKey | None:
     return key if is_same and key.held_at(await store.clock.now()) else None
 
 
+@takes_client
 async def get(client: Connection, key_id: str) -> ApiKey | None:
     """Return the key with this id, even if it is revoked or expired; None if there is none."""
     packed = await (await client.store()).api_keys.read(key_id)
     return None if packed is None else _unpack(packed)[0]
 
 
+@takes_client
 async def list_keys(client: Connection) -> list[ApiKey]:
     """Return all keys, oldest first, including revoked and expired ones."""
     stored = await (await client.store()).api_keys.read_all()
     return sorted((_unpack(packed)[0] for packed in stored), key=lambda key: (key.created_at, key.id))
 
 
+@takes_client
 async def revoke(client: Connection, id_or_name: str) -> list[ApiKey]:
     """Revoke the key with this id, or all keys with this name, and return them.
 

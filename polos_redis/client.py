@@ -206,7 +206,7 @@ class PolosClient(Connection):
         - `results`: other results for steps, by step key: for copied ones, or for `from_step` itself, which
           then does not run.
         - `keep_decisions`: copy the answers of people, too. The audit notes each as copied. Without it, the
-          fork asks again.
+          fork asks again; the result of a child has the decisions made in the child, and is copied anyway.
         - `by`: the person who forks it. They count among those who started the fork, as do those who started
           the other execution.
 

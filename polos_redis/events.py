@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from polos_redis.connection.clients import takes_client
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import answers
 from polos_redis.errors import EventsTrimmedError, ExecutionNotFoundError, InvalidInputError
@@ -115,6 +116,7 @@ def encode_batch(payloads: Sequence[bytes]) -> bytes:
 # --- publishing -------------------------------------------------------------------------
 
 
+@takes_client
 async def publish(
     client: Connection, topic: str, event: EventData, *, durability: Durability | None = None
 ) -> str:
@@ -171,6 +173,7 @@ def _validate(topic: str, event: EventData) -> tuple[str | None, str | None]:
 # --- streaming --------------------------------------------------------------------------
 
 
+@takes_client
 async def stream_topic(
     client: Connection, topic: str, *, last_event_id: str | None = None, plain: bool = False
 ) -> AsyncIterator[Event]:
@@ -186,6 +189,7 @@ async def stream_topic(
         yield event
 
 
+@takes_client
 async def stream_workflow(
     client: Connection,
     root_workflow_id: str,

@@ -12,7 +12,7 @@ import math
 import traceback
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from polos_redis import frames
 
@@ -57,31 +57,64 @@ def repr_of(error: BaseException) -> str:
         return line_of(error)
 
 
+class Tracebacks(NamedTuple):
+    """An exception's traceback as text, without its middle if it is very long: the `whole` one, and that with
+    the frames of the user's `own` code only, empty if there are none."""
+
+    whole: str
+    own: str
+
+
 def traceback_of(error: BaseException, *, of_user: bool = False) -> str:
     """Returns an exception's traceback as text, without its middle if it is very long; `of_user`: only the
     frames of the user's own code."""
     try:
-        whole = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+        captured = _captured(error)
         if of_user:
-            _reduce(whole)
-        trace = "".join(whole.format())
+            _reduce(captured)
+        return _formatted(captured)
     except BaseException:
-        trace = f"<the traceback of {name_of(error)} can't be formatted>"
+        return _unformatted(error)
+
+
+def tracebacks_of(error: BaseException) -> Tracebacks:
+    """Returns an exception's traceback, whole and reduced to the user's own code."""
+    try:
+        captured = _captured(error)
+        whole = _formatted(captured)
+        return Tracebacks(whole, _formatted(captured) if _reduce(captured) else "")
+    except BaseException:
+        return Tracebacks(_unformatted(error), "")
+
+
+def _captured(error: BaseException) -> traceback.TracebackException:
+    return traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+
+
+def _formatted(captured: traceback.TracebackException) -> str:
+    trace = "".join(captured.format())
     if len(trace) > 2 * TEXT_LIMIT:
         trace = trace[:TEXT_LIMIT] + "\n ... \n" + trace[-TEXT_LIMIT:]
     return trace
 
 
-def _reduce(whole: traceback.TracebackException) -> None:
-    """Removes the frames that are not the user's, of the exceptions before it and inside it as well."""
-    left, seen = [whole], set[int]()
+def _unformatted(error: BaseException) -> str:
+    return f"<the traceback of {name_of(error)} can't be formatted>"
+
+
+def _reduce(whole: traceback.TracebackException) -> bool:
+    """Removes the frames that are not the user's, of the exceptions before it and inside it as well. Returns
+    whether any are left."""
+    left, seen, any_left = [whole], set[int](), False
     while left:
         one = left.pop()
         if id(one) not in seen:
             seen.add(id(one))
             one.stack[:] = frames.of_user(one.stack, lambda frame: frame.filename)
+            any_left = any_left or bool(one.stack)
             left += [more for more in (one.__cause__, one.__context__) if more is not None]
             left += one.exceptions or ()
+    return any_left
 
 
 def members(error: BaseException) -> list[BaseException]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,12 +20,13 @@ from polos_redis.values.text import visible, visible_json
 LOGGERS = ("polos.execution", "polos.notices", "polos.server", "polos.wire", "polos.worker", "polos.workflow")
 
 _RUNTIME = frozenset(LOGGERS) - {"polos.workflow"}
-_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_REDUNDANT = {"color_message"}  # uvicorn's message again, with terminal colours
+# What every record has, and uvicorn's message again, with terminal colours.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_UNQUOTED = re.compile(r'[^\s"]+')
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD | _REDUNDANT}
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -113,6 +115,6 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 def _quoted(value: Any) -> str:
     """The value as text, in quotes if it is empty or contains whitespace or a quote."""
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    if text and not any(c.isspace() or c == '"' for c in text):
+    if _UNQUOTED.fullmatch(text):
         return text
     return json.dumps(text, ensure_ascii=False)

@@ -62,6 +62,8 @@ class Failure(View):
     type: str
     message: str
     traceback: str
+    own_traceback: str
+    """The traceback with the frames of the user's own code only; empty if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,6 +101,9 @@ class RunningStep(View):
     step_key: str
     attempt: int
     started_at: Timestamp
+    timed_out_at: Timestamp | None
+    """When this attempt timed out, if the step now waits for its abandoned thread to end, after which the
+    next attempt starts."""
     progress: Any
     """What this attempt has reported last with `ctx.step.heartbeat`; None for nothing."""
     progress_at: Timestamp | None

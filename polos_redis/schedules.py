@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from polos_redis.connection.clients import takes_client
 from polos_redis.connection.connection import Connection
 from polos_redis.definitions.cron import Declared, check_key
 from polos_redis.definitions.definition import WorkflowDefinition
@@ -61,6 +62,7 @@ class Schedule:
         )
 
 
+@takes_client
 async def create(
     client: Connection,
     workflow: WorkflowDefinition[Any, Any] | str,
@@ -89,6 +91,7 @@ async def create(
     return await stored_schedule.put(store, workflow_id, new, declared=False)
 
 
+@takes_client
 async def get(client: Connection, schedule_id: str) -> Schedule:
     """Return a schedule. Raises `ScheduleNotFoundError`."""
     _, packed = await (await client.store()).schedules.read(schedule_id)
@@ -97,6 +100,7 @@ async def get(client: Connection, schedule_id: str) -> Schedule:
     return Schedule._of(schedule_id, packed)
 
 
+@takes_client
 async def pause(client: Connection, schedule_id: str) -> None:
     """Pause a schedule until `resume`. A paused schedule has no ticks, so none are missed.
 
@@ -105,6 +109,7 @@ async def pause(client: Connection, schedule_id: str) -> None:
     await _change(client, schedule_id, lambda stored, now: replace(stored, paused=True, next=None))
 
 
+@takes_client
 async def resume(client: Connection, schedule_id: str) -> None:
     """Resume a paused schedule; its next tick is the first from now on. Raises `ScheduleNotFoundError`."""
 
@@ -114,6 +119,7 @@ async def resume(client: Connection, schedule_id: str) -> None:
     await _change(client, schedule_id, resumed)
 
 
+@takes_client
 async def delete(client: Connection, schedule_id: str) -> None:
     """Delete a schedule; executions that it has started continue.
 
@@ -123,6 +129,7 @@ async def delete(client: Connection, schedule_id: str) -> None:
     await _change(client, schedule_id, lambda stored, now: None)
 
 
+@takes_client
 async def list(  # noqa: A001 - schedules.list
     client: Connection, workflow: WorkflowDefinition[Any, Any] | str | None = None
 ) -> builtins.list[Schedule]:

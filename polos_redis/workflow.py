@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from polos_redis import tasks
+from polos_redis.connection.clients import takes_client
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.exhausted import OnExhausted
 from polos_redis.definitions.parameters import underlying
@@ -38,6 +39,7 @@ Out = TypeVar("Out")
 class Workflow(WorkflowDefinition[In, Out]):
     """A workflow: an id, an async function, and its input type. `@workflow` creates it."""
 
+    @takes_client
     async def invoke(
         self, client: PolosClient, input: In | None = None, **options: Unpack[InvokeOptions]
     ) -> ExecutionHandle[Out]:
@@ -48,6 +50,7 @@ class Workflow(WorkflowDefinition[In, Out]):
         """
         return await client.invoke(self, input, **options)
 
+    @takes_client
     async def run(
         self,
         client: PolosClient,

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from polos_redis import PolosClient
+from polos_redis.definitions import registry
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.errors import ConfigurationError
 from polos_redis.sync.event_loop import NAME as sync_threads
@@ -74,6 +75,13 @@ def pytest_xdist_auto_num_workers() -> int:
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """asyncio, or uvloop with POLOS_TEST_LOOP=uvloop."""
     return "asyncio", {"use_uvloop": os.environ.get("POLOS_TEST_LOOP") == "uvloop"}
+
+
+@pytest.fixture
+def empty_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has defined no workflow yet. What the test defines is forgotten afterwards."""
+    monkeypatch.setattr(registry, "_registry", {})
+    monkeypatch.setattr(registry, "_sites", {})
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ from polos_redis.agents.providers import provider_of
 from polos_redis.agents.run import AgentRun
 from polos_redis.agents.stream import AgentStream
 from polos_redis.agents.tools import Tool
+from polos_redis.connection.clients import takes_client
 from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
 from polos_redis.definitions.version import VersionPolicy
@@ -199,6 +200,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         """The workflows among its tools, which its workers serve too."""
         return [tool.workflow for tool in self.tools.values() if tool.workflow is not None]
 
+    @takes_client
     async def stream(
         self, client: PolosClient, input: Any, **options: Unpack[InvokeOptions]
     ) -> AgentStream[Out]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from polos_redis.connection.clients import takes_client
 from polos_redis.connection.connection import Connection
 from polos_redis.diagnosis.cluster import check_cluster, check_layout
 from polos_redis.diagnosis.environment import check_environment, effective_settings
@@ -69,28 +70,29 @@ class Diagnosis:
         }
 
 
-async def diagnose(connection: Connection) -> Diagnosis:
+@takes_client
+async def diagnose(client: Connection) -> Diagnosis:
     """Check the servers, the namespace, its workers and its work, and the settings of this process.
 
     It only reads, over a connection of its own. A busy worker is watched until it renews its lease, so a
     diagnosis may take two thirds of the longest lease (10 s by default). What goes wrong is a finding, too:
     nothing is raised when Redis is away.
     """
-    findings = list(check_environment(connection))
+    findings = list(check_environment(client))
     wire = wire_to(
-        connection.url,
+        client.url,
         name="polos-doctor",
         scripts=(scripts.CHECK_COMMANDS, scripts.NAMESPACE_STATS, scripts.LIST_EXECUTIONS),
-        partitions=connection.partitions,
-        credentials=connection.credentials,
+        partitions=client.partitions,
+        credentials=client.credentials,
     )
-    store = Store(wire, connection.namespace, connection.partitions, connection.patience)
+    store = Store(wire, client.namespace, client.partitions, client.patience)
     try:
-        findings += await _diagnose(store, connection)
+        findings += await _diagnose(store, client)
     finally:
         await wire.close()
-    address = ", ".join(one.address for one in parse_all(connection.url))
-    return Diagnosis(address, connection.namespace, tuple(findings), tuple(effective_settings(connection)))
+    address = ", ".join(one.address for one in parse_all(client.url))
+    return Diagnosis(address, client.namespace, tuple(findings), tuple(effective_settings(client)))
 
 
 async def _diagnose(store: Store, connection: Connection) -> list[Finding]:

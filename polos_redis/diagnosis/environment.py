@@ -16,7 +16,14 @@ from polos_redis.wire.urls import parse_all, split
 
 # Variables that are read elsewhere: by `polos`, by `polos serve` and by the embedded server.
 OTHERS = (
-    *("POLOS_CORS_ORIGINS", "POLOS_HOST", "POLOS_INSECURE_DEV", "POLOS_LOG_FORMAT", "POLOS_PORT"),
+    *(
+        "POLOS_CORS_ORIGINS",
+        "POLOS_HOST",
+        "POLOS_INSECURE_DEV",
+        "POLOS_LOG_FORMAT",
+        "POLOS_LOG_LEVEL",
+        "POLOS_PORT",
+    ),
     *("POLOS_RATE_LIMIT", "POLOS_REDIS_SERVER"),
 )
 ALIKE = 0.85  # of 1: two names that are probably meant to be the same

@@ -16,6 +16,7 @@ from polos_redis.errors import (
     InsideWorkflowError,
 )
 from polos_redis.executions import ending
+from polos_redis.executions.status_text import status_text
 from polos_redis.state import keys, stored_errors
 from polos_redis.state.executions import Ended
 from polos_redis.state.origin import Origin
@@ -65,7 +66,8 @@ class ExecutionHandle(Generic[Out]):
 
         Raises `ExecutionFailedError` with the workflow's own error, `ExecutionCancelledError`,
         `ExecutionNotFoundError` (also when the retention ends during the wait), or `TimeoutError` after
-        `timeout` seconds (a number or a timedelta); the execution continues then.
+        `timeout` seconds (a number or a timedelta), which says what the execution is doing; it continues
+        then.
 
         Inside a workflow, use `ctx.step.invoke_and_wait`; this raises `InsideWorkflowError` there.
         """
@@ -82,7 +84,11 @@ class ExecutionHandle(Generic[Out]):
                 async with asyncio.timeout(seconds):
                     ended = await self._connection.wait_for_end(self.id)
             except TimeoutError:
-                raise TimeoutError(f"execution {self.id} did not finish within {seconds:g} s") from None
+                status = await status_text(self._connection, self.id)
+                raise TimeoutError(
+                    f"execution {self.id} did not finish within {seconds:g} s"
+                    + (f": it is {status}" if status else "")
+                ) from None
         return cast("Out", outcome(self.id, ended))
 
     async def status(self) -> str:

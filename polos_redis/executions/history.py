@@ -28,6 +28,7 @@ FORMAT = "polos_history"  # the field that names the version of the format
 VERSION = 1
 
 _STORED = ("input", "origin", "output", "error", "state", "unreached")  # fields of the execution
+_OPENINGS = ("{", "[", b"{", b"[")  # the first line of a document of several lines
 _ATTEMPTS = 10  # at reading an execution that changes meanwhile
 
 
@@ -61,10 +62,12 @@ class History:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise HistoryError(f"{where} is not a line of JSON: {error}") from None
+            raise HistoryError(
+                f"{where} is not a history, which polos export writes as one line of JSON: {error}"
+            ) from None
         version = found.get(FORMAT) if isinstance(found, dict) else None
         if version is None:
-            raise HistoryError(f"{where} is not a history: export one with polos export")
+            raise HistoryError(f"{where} {_what(found)}")
         if type(version) is not int or version != VERSION:
             raise HistoryError(
                 f"{where} has format {version!r}, and this release reads {VERSION}: replay it with the "
@@ -92,6 +95,11 @@ class History:
         """The journal, a copy."""
         return dict(self._records)
 
+    @property
+    def step_keys(self) -> list[str]:
+        """The step keys in the journal."""
+        return [text(name) for name in self._records if name and not journal.is_result(name)]
+
     def stored(self, name: str) -> bytes | None:
         """Returns a field of the execution: input, origin, output, error or state; None if it has none."""
         return self._fields.get(name)
@@ -105,9 +113,40 @@ class History:
 def read_lines(lines: Iterable[str | bytes], source: str) -> Iterator[History]:
     """Yields the histories in a file; empty lines are skipped. Raises `HistoryError`, which names the
     line."""
-    for number, line in enumerate(lines, 1):
+    left = iter(lines)
+    for number, line in enumerate(left, 1):
+        if line.strip() in _OPENINGS:
+            found = _document([line, *left])
+            whole = isinstance(found, dict) and FORMAT in found
+            why = (
+                "is a history on several lines: put it on one, as polos export does"
+                if whole
+                else _what(found)
+            )
+            raise HistoryError(f"{source}:{number} {why}")
         if line.strip():
             yield History.from_line(line, f"{source}:{number}")
+
+
+def _document(lines: list[str | bytes]) -> Any:
+    """Returns what JSON of several lines says; None if it is none."""
+    try:
+        return json.loads(b"\n".join(one.encode() if isinstance(one, str) else one for one in lines))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _what(found: Any) -> str:
+    """Returns what JSON is that is not a history, and where one comes from."""
+    if isinstance(found, dict):
+        if {"id", "workflow_id", "steps"} <= found.keys() and "stored" not in found:
+            return (
+                "is what polos show --json prints, without the stored bytes that a replay needs: write the "
+                f"file with polos export {found['id']}"
+            )
+        if "executions" in found:
+            return "is what polos list --json prints: write the file with polos export"
+    return "is not a history: write it with polos export"
 
 
 async def read_history(connection: Connection, execution_id: str) -> History:

@@ -235,4 +235,5 @@ def failure_view(stored: bytes | None) -> Failure | None:
         type=error.type,
         message=redact_text(error.message),
         traceback=redact_text(error.traceback),
+        own_traceback=redact_text(error.own_traceback),
     )

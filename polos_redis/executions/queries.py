@@ -23,6 +23,7 @@ from polos_redis.errors import (
 from polos_redis.executions import views
 from polos_redis.executions.journal_entries import MAX_CHILDREN, JournalEntries
 from polos_redis.executions.page import Page
+from polos_redis.executions.status_text import is_unserved
 from polos_redis.executions.statuses import status_view
 from polos_redis.results import (
     AuditEntry,
@@ -87,7 +88,7 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
         read,
         condition=condition,
         children=await _children(store, entries.children()),
-        unserved=condition.word == "queued" and await _is_unserved(store, execution_id, fields, condition),
+        unserved=condition.word == "queued" and await is_unserved(store, execution_id, workflow_id),
         blocked_loop=await _blocked_loop(store, execution_id, condition.worker),
         early_answers=await _early_answers(store, execution_id) if keeps_early else [],
         open_suspensions_below=await _open_suspensions_below(store, execution_id, read, slices),
@@ -135,14 +136,6 @@ async def _open_suspensions_below(
             size += len(record.shown)
             await slices.pause()
     return found
-
-
-async def _is_unserved(
-    store: Store, execution_id: str, fields: dict[str, bytes], condition: Condition
-) -> bool:
-    """Returns whether no worker serves an execution's workflow, or the version it is pinned to."""
-    prefix, version = store.partitions.prefix(execution_id), keys.parse_stream(text(fields.get("queue")))[1]
-    return not await store.workers.serve(prefix, condition.workflow_id, version or None)
 
 
 async def _blocked_loop(store: Store, execution_id: str, worker: str | None) -> LoopBlock | None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -14,7 +14,7 @@ from polos_redis.redaction import redact_text
 from polos_redis.results import OpenWait, RunningStep
 from polos_redis.state.statuses import KINDS, Condition, PendingWait
 from polos_redis.values.plain import readable
-from polos_redis.values.times import iso, to_iso
+from polos_redis.values.times import iso, to_iso, utc
 
 _NOUNS: Final = {
     "person": ("a person", "people"),
@@ -50,6 +50,7 @@ def status_view(status: Condition, read: Read = readable) -> dict[str, Any]:
                 step_key=one.step_key,
                 attempt=one.attempt,
                 started_at=to_iso(one.since_ms),
+                timed_out_at=iso(one.timed_out_ms),
                 progress=read(one.progress or None),
                 progress_at=iso(one.progress_ms),
             )
@@ -77,6 +78,11 @@ def sentence(view: Mapping[str, Any]) -> list[Part]:
     """Returns the status and its details in words: "running charge, attempt 2, since ..., on worker 1f0c"."""
     word, rest = view["status"], details(view)
     return [f"{word}: " if word in ("stuck", "paused") else f"{word} ", *rest] if rest else [word]
+
+
+def in_text(parts: Iterable[Part]) -> str:
+    """Returns parts as plain text, with their times in UTC."""
+    return "".join(one if isinstance(one, str) else f"{one.word} {utc(one.at)}" for one in parts)
 
 
 def details(view: Mapping[str, Any]) -> list[Part]:
@@ -116,9 +122,18 @@ def _running(view: Mapping[str, Any]) -> list[Part]:
     if not steps:
         return [worker]
     first, others = steps[0], len(steps) - 1
-    attempt = f"attempt {first['attempt']}, " if first["attempt"] > 1 else ""
     more = f"and {others:,} more, " if others else ""
-    return [f"{first['step_key']}, {attempt}", Moment("since", first["started_at"]), f", {more}{worker}"]
+    return [f"{first['step_key']}, ", *attempt_details(first), f", {more}{worker}"]
+
+
+def attempt_details(step: Mapping[str, Any]) -> list[Part]:
+    """Returns what a running step's attempt does and since when: "attempt 2, since ...". The number of a
+    first attempt is left out while its function runs."""
+    if step["timed_out_at"]:
+        waits = f"attempt {step['attempt']} timed out, waiting for its thread to end "
+        return [waits, Moment("since", step["timed_out_at"])]
+    attempt = [f"attempt {step['attempt']}, "] if step["attempt"] > 1 else []
+    return [*attempt, Moment("since", step["started_at"])]
 
 
 def _waits(view: Mapping[str, Any]) -> list[Part]:
@@ -133,14 +148,19 @@ def _waits(view: Mapping[str, Any]) -> list[Part]:
         parts.append(f"{' and ' if parts else ''}{one if number == 1 else f'{number:,} {many}'}")
         if len(these) == 1:
             parts.append(f" ({these[0]['step_key']})")
-        due = _soonest(these)
-        if due is not None:
-            parts += [" ", Moment("until", due)]
+        moment = _moment(these)
+        if moment is not None:
+            parts += [" ", moment]
     others = view["open_waits"] - len(found)
     if others > 0:
         parts.append(f" and {others:,} more")
     return parts
 
 
-def _soonest(waits: Iterable[Mapping[str, Any]]) -> str | None:
-    return min((one["until"] for one in waits if one["until"]), default=None)
+def _moment(waits: Sequence[Mapping[str, Any]]) -> Moment | None:
+    """Returns until when the soonest of these waits lasts; without any deadline, since when they are open."""
+    for word in ("until", "since"):
+        at = min((one[word] for one in waits if one[word]), default=None)
+        if at is not None:
+            return Moment(word, at)
+    return None

@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
+from polos_redis.connection.clients import takes_client
 from polos_redis.connection.connection import Connection
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
 from polos_redis.metrics.namespace_stats import LeaseReading, LeaseWatch, NamespaceStats, read_namespace_stats
@@ -96,6 +97,7 @@ WORKER = (
 _lease_watches: WeakKeyDictionary[Connection, LeaseWatch] = WeakKeyDictionary()
 
 
+@takes_client
 async def exposition(client: Connection) -> bytes:
     """Return the metrics of a client's namespace in the Prometheus text format (`CONTENT_TYPE`).
 

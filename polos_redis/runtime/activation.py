@@ -75,6 +75,7 @@ class Activation:
     __slots__ = (
         "_fatal",
         "_hold",
+        "_log_next_run",
         "_may_retry",
         "call_sites",
         "code",
@@ -142,6 +143,7 @@ class Activation:
         self._fatal: BaseException | None = None
         self._hold: Hold | None = None
         self._may_retry = True
+        self._log_next_run: Callable[[], None] | None = None
 
     # --- the start -----------------------------------------------------------------------
 
@@ -247,7 +249,7 @@ class Activation:
             self._may_retry = False  # it would be full again
             raise self.stop_with(JournalFullError(key, described(call_site), records, limit))
         self.journal.notable = limit
-        extra = {"execution": self.id, "workflow": self.workflow.id, "records": records, "limit": limit}
+        extra = {**self.code.facts, "records": records, "limit": limit}
         logger.warning(
             "the journal is long: call ctx.continue_as_new, or let children do parts of the work", extra=extra
         )
@@ -479,7 +481,7 @@ class Activation:
             if outcome.unreached:
                 logger.warning(
                     "journaled steps were not reached",
-                    extra={"execution": self.id, "steps": [text(name) for name in outcome.unreached]},
+                    extra={**self.code.facts, "steps": [text(name) for name in outcome.unreached]},
                 )
         self.state = State.FINISHING
         if self.parking.given_up and outcome.status == "failed":  # it may be retried
@@ -516,9 +518,7 @@ class Activation:
             self.dropped(f"pause refused: {refused}", pause=True)
             return
         if reply == 0:
-            facts = {**self.code.facts, "error": f"{error.type}: {error.message}"}
-            logger.warning("paused", extra=facts)
-            self._fail_span(outcome)
+            self._log_failure(logging.WARNING, "paused", outcome, {"run": self.run} if self.run > 1 else {})
             self.host.stats.paused[self.workflow.id] += 1
             self.end("paused")
         elif reply > 0:
@@ -542,6 +542,10 @@ class Activation:
         """Continue a failed execution as a new run, if its workflow has `retries` left."""
         times, delay_ms = self.workflow.retries, int(self.workflow.retry_delay * 1000)
         auto_retry = self.host.store.fenced.auto_retry
+        facts = {"run": self.run + 1, "delay_ms": delay_ms}
+        self.expect_next_run(
+            lambda: self._log_failure(logging.WARNING, "failed, continues as a new run", outcome, facts)
+        )
         try:
             run = await self.journal.reply_to(
                 lambda known: auto_retry(self.fence, known, outcome.value, times, delay_ms, outcome.events)
@@ -549,14 +553,26 @@ class Activation:
         except PolosError as error:
             self.dropped(f"retry refused: {error}", pause=True)
             return
+        if run > 0:
+            self.next_run_begins()
+            self.end("auto-retried")
+            return
+        self.expect_next_run(None)
         if run == 0:
             self._end_as(outcome)
-        elif run < 0:
-            self.dropped(refusal(run))
         else:
-            facts = {"run": run, "delay_ms": delay_ms}
-            self._log_failure(logging.WARNING, "failed, continues as a new run", outcome, facts)
-            self.end("auto-retried")
+            self.dropped(refusal(run))
+
+    def expect_next_run(self, log: Callable[[], None] | None) -> None:
+        """Note what logs that the next run begins, if the write under way ends this one; None if it does not.
+        The next run may start here before the reply to that write, and is to be logged after this."""
+        self._log_next_run = log
+
+    def next_run_begins(self) -> None:
+        """Log that the next run begins, once."""
+        log, self._log_next_run = self._log_next_run, None
+        if log is not None:
+            log()
 
     def note_span(self) -> None:
         """Store where the span of this activation is, which is about to end; the next one links to it."""
@@ -594,7 +610,7 @@ class Activation:
         """End without writing to the store, and hand the queue entry back; after a pause if an immediate
         retry would only be refused again."""
         if self.state is not State.ENDED:
-            logger.warning("dropped", extra={"execution": self.id, "why": why})
+            logger.warning("dropped", extra={**self.code.facts, "why": why})
             self.host.stats.dropped[self.workflow.id] += 1
             self.host.hand_back(self, pause=pause)
             self.end(why)
@@ -605,6 +621,7 @@ class Activation:
             return
         self.state = State.ENDED
         self.ended_as = how
+        self._log_next_run = None
         self.host.released(self)
         if self._hold is not None:
             self._hold.release()

@@ -166,7 +166,7 @@ class CodeTasks:
         if left:
             logger.warning(
                 "code still runs after its activation's end",
-                extra={"execution": self.execution_id, "tasks": len(left)},
+                extra={**self.facts, "tasks": len(left)},
             )
             self._cancel()
             self.cancel_spawned()

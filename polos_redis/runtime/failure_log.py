@@ -31,6 +31,12 @@ def log_failed_executions(failed: Iterable[FailedExecution]) -> None:
         logger.error("failed", extra=one._asdict())
 
 
+def log_paused_executions(paused: Iterable[FailedExecution]) -> None:
+    """Log executions that a script has paused, as they failed."""
+    for one in paused:
+        logger.warning("paused", extra=one._asdict())
+
+
 def _failed_step(error: BaseException) -> dict[str, Any]:
     """Returns the step that has failed, and its last attempt, if that is where an error came from."""
     for one in failures.chain(error):

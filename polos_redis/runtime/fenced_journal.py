@@ -30,7 +30,7 @@ from polos_redis.runtime.host import Host
 from polos_redis.runtime.outcome import Outcome
 from polos_redis.state import journal
 from polos_redis.state.executions import FINISHED, Loaded
-from polos_redis.state.fencing import LOST, Fence
+from polos_redis.state.fencing import LOST, Fence, NotedStep
 from polos_redis.values.text import text
 from polos_redis.wire.replies import UNPINGED, TransientReplyError
 
@@ -299,7 +299,7 @@ class FencedJournal:
                     await self._code.leave()
                 await self.reconnect()  # it was refused, as while a password is being changed
 
-    def note_starts(self, first: bool, steps: Sequence[tuple[bytes, int, int, bool]]) -> None:
+    def note_starts(self, first: bool, steps: Sequence[NotedStep]) -> None:
         """Emit starts by a write of its own, as `LifecycleEvents.overdue` returns them, without waiting for
         it: at most once."""
         future = self._store.fenced.note_starts(self.fence, self.known, first, steps)
@@ -397,9 +397,7 @@ class FencedJournal:
                 await self._store.wire.ready(self.fence.prefix)
                 break
             except PolosError as error:
-                logger.error(
-                    "can't reconnect", extra={"execution": self.fence.id.decode(), "error": str(error)}
-                )
+                logger.error("can't reconnect", extra={**self._code.facts, "error": str(error)})
                 await asyncio.sleep(REFUSED_SECONDS)
         if self.closed:
             await self._code.leave()

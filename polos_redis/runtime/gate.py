@@ -121,8 +121,7 @@ class Gate:
         if self.held_back or gated is None:
             return
         self.held_back = f"{what}: {error}"
-        extra = {"execution": gated.id, "workflow": gated.workflow.id, "why": self.held_back}
-        logger.error("held back", extra=extra)
+        logger.error("held back", extra={**gated.code.facts, "why": self.held_back})
         self.leave_if_held_back()
 
     async def stay_back(self) -> NoReturn:

@@ -127,7 +127,7 @@ class Hold:
         try:
             await self._send(holder)
         except Exception as error:
-            logger.exception("could not stop", extra={"execution": holder.id})
+            logger.exception("could not stop", extra=holder.code.facts)
             holder.dropped(f"could not stop: {type(error).__name__}", pause=True)
 
     async def _send(self, holder: Holding) -> None:
@@ -151,8 +151,7 @@ class Hold:
         if holder.state is State.ENDED:
             return
         if reply == 0:
-            extra = {"execution": holder.id, "workflow": holder.workflow.id, "steps": keys, "at": self.at}
-            logger.warning("stuck", extra=extra)
+            logger.warning("stuck", extra={**holder.code.facts, "steps": keys, "at": self.at})
             holder.host.stats.stuck[holder.workflow.id] += 1
             holder.end("stuck")
         elif reply > 0:

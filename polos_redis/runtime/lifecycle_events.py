@@ -16,6 +16,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from polos_redis.runtime.code_tasks import CodeTasks
+from polos_redis.state.fencing import NotedStep
 from polos_redis.values import codec
 from polos_redis.values.text import raw
 
@@ -30,10 +31,11 @@ _STEP_FINISH = b"step_finish"
 
 
 class StepAttempt:
-    """An attempt at a step, whose function runs now: since when, and whether its start was emitted. It owns
-    the tasks that the function starts: they are guarded, but belong to no activation."""
+    """An attempt at a step, whose function runs now: since when, and whether its start was emitted. After
+    `timed_out_at`, the step only waits for the attempt's thread to end. It owns the tasks that the function
+    starts: they are guarded, but belong to no activation."""
 
-    __slots__ = ("attempt", "code", "emitted", "key", "since", "span")
+    __slots__ = ("attempt", "code", "emitted", "key", "since", "span", "timed_out_at")
 
     is_step = True
 
@@ -43,6 +45,7 @@ class StepAttempt:
         self.attempt = attempt
         self.since = since
         self.emitted = False
+        self.timed_out_at: float | None = None
         self.span: Span | None = None
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
@@ -86,12 +89,16 @@ class LifecycleEvents:
     execution's start was, by this activation or an earlier one. `running` has the steps whose functions run.
     """
 
-    __slots__ = ("_execution_id", "_mark", "_workflow_id", "running", "start_emitted", "started_at")
+    __slots__ = (
+        *("_execution_id", "_mark", "_unnoted", "_workflow_id"),
+        *("running", "start_emitted", "started_at"),
+    )
 
     def __init__(self, workflow_id: str, execution_id: str) -> None:
         self._workflow_id = workflow_id
         self._execution_id = execution_id
         self._mark = b"\0" + execution_id.encode() if "." in execution_id else b""
+        self._unnoted = False  # whether an attempt has timed out since the running ones were noted
         self.started_at = 0.0
         self.start_emitted = False
         self.running: dict[str, StepAttempt] = {}
@@ -135,19 +142,30 @@ class LifecycleEvents:
         events += (_STEP_FINISH + self._mark, codec.encode(data))
         return events
 
-    def overdue(self, now: float) -> tuple[bool, list[tuple[bytes, int, int, bool]]] | None:
+    def timed_out(self, step: StepAttempt, now: float) -> None:
+        """Note that an attempt has timed out, and its step waits for the thread to end."""
+        step.timed_out_at = now
+        self._unnoted = True
+
+    def overdue(self, now: float) -> tuple[bool, list[NotedStep]] | None:
         """Returns the starts to emit at once, when anything is older than `NOTICE_SECONDS`: whether the
-        execution's is among them, and the steps that run: key, attempt, age in ms and whether its start was
-        emitted before."""
+        execution's is among them, and the steps that run. None if all is noted as it is."""
         due = now - NOTICE_SECONDS
         steps = [
-            (raw(key), step.attempt, int((now - step.since) * 1000), step.emitted)
+            NotedStep(
+                raw(key),
+                step.attempt,
+                int((now - step.since) * 1000),
+                step.emitted,
+                None if step.timed_out_at is None else int((now - step.timed_out_at) * 1000),
+            )
             for key, step in self.running.items()
             if step.emitted or step.since < due
         ]
         first = not self.start_emitted and (self.started_at < due or bool(steps))
-        if not first and all(emitted for *_, emitted in steps):
+        if not first and not self._unnoted and all(step.emitted for step in steps):
             return None
+        self._unnoted = False
         self.start_emitted = True
         for step in self.running.values():
             if step.since < due:

@@ -201,7 +201,7 @@ class Parking:
         try:
             await self._send(activation)
         except Exception as error:
-            logger.exception("could not park", extra={"execution": activation.id})
+            logger.exception("could not park", extra=self._code.facts)
             activation.dropped(f"could not park: {type(error).__name__}", pause=True)
 
     async def _send(self, activation: Parked) -> None:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from polos_redis.client import PolosClient
+from polos_redis.connection.clients import check_client
 from polos_redis.errors import ConfigurationError
 from polos_redis.links import Links
 from polos_redis.server import executions, health, problems, security, streams, suspensions
@@ -43,6 +44,7 @@ def create_app(
 
     Raises `ConfigurationError` for a malformed `rate_limit`, or for `insecure_dev` with the origin "*".
     """
+    check_client("create_app", client)
     origins = [origin.rstrip("/") for origin in cors_origins]
     if insecure_dev and "*" in origins:
         raise ConfigurationError(

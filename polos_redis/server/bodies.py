@@ -101,7 +101,7 @@ class Bounds:
             if responding:
                 raise
             if not isinstance(error, Problem):
-                log.exception("%s %s failed", scope["method"], scope["path"])
+                log.exception("a request failed: %s %s", scope["method"], scope["path"])
                 error = problems.unexpected()
             await error.response()(scope, receive, send)
         finally:

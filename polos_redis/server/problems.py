@@ -119,7 +119,7 @@ def of(error: PolosError) -> Problem:
             headers={"Retry-After": str(RETRY_SECONDS)},
         )
     if isinstance(error, errors.ReleaseTooOldError):
-        log.error("%s", error)
+        log.error("a newer release is needed: %s", error)
         return Problem(
             503,
             "this server needs a newer release to read what is stored: repeat the request once it has one",
@@ -132,7 +132,7 @@ def of(error: PolosError) -> Problem:
             status, title, names = REFUSALS[kind]
             members = {RENAMED.get(name, name): _plain(getattr(error, name)) for name in names}
             return Problem(status, str(error), kind=kind_of(kind), title=title, **members)
-    log.error("%s: %s", type(error).__name__, error)
+    log.error("a request failed: %s: %s", type(error).__name__, error)
     return unexpected()
 
 

@@ -48,6 +48,17 @@ class RaceMembership(NamedTuple):
         return cls(race, _pack(races) if races else b"")
 
 
+class NotedStep(NamedTuple):
+    """A step that runs, as note_starts.lua takes it: for how many ms, whether its start was emitted before,
+    and how many ms ago its attempt has timed out, None if it has not."""
+
+    key: bytes
+    attempt: int
+    age_ms: int
+    emitted: bool
+    timed_out_ms: int | None = None
+
+
 class FencedWrites:
     """All writes of activations. `by` is the writer's fence, `known` the number of journal changes it knows,
     `events` alternates types and encoded data.
@@ -72,11 +83,8 @@ class FencedWrites:
         are emitted with it, see write_step.lua. With an empty key, emit events only."""
         return self._wire.run(scripts.WRITE_STEP, *by, known, key, record, starts, *events)
 
-    def note_starts(
-        self, by: Fence, known: int, first: bool, steps: Sequence[tuple[bytes, int, int, bool]]
-    ) -> Future[int]:
-        """Note the steps that run: key, attempt, age in ms and whether its start was emitted before; with
-        `first`, emit the start of the execution."""
+    def note_starts(self, by: Fence, known: int, first: bool, steps: Sequence[NotedStep]) -> Future[int]:
+        """Note the steps that run; with `first`, emit the start of the execution."""
         return self._run(scripts.NOTE_STARTS, by, known, _pack(steps), b"1" if first else b"")
 
     def note_progress(

@@ -28,19 +28,21 @@ PER_CALL = 50  # executions per call of the script, so that none takes long
 @dataclass(frozen=True, slots=True)
 class RunningAttempt:
     """A step whose function has run for a while. `progress`: what it has reported last (codec), empty for
-    nothing; `progress_ms`: when that was written."""
+    nothing; `progress_ms`: when that was written; `timed_out_ms`: when this attempt timed out, if the step
+    now waits for its thread to end."""
 
     step_key: str
     attempt: int
     since_ms: int
     progress: bytes = b""
     progress_ms: int | None = None
+    timed_out_ms: int | None = None
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> RunningAttempt:
         """Read a running step in a row of read_statuses.lua."""
-        key, attempt, since, progress, at = row
-        return cls(text(key), int(attempt), int(since), progress, _number(at))
+        key, attempt, since, progress, at, timed_out = row
+        return cls(text(key), int(attempt), int(since), progress, _number(at), _number(timed_out))
 
 
 @dataclass(frozen=True, slots=True)

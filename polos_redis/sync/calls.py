@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from polos_redis.client import PolosClient as AsyncClient
+from polos_redis.connection.clients import SYNC_CLIENT, SynchronousClient
 from polos_redis.sync import event_loop
 from polos_redis.sync.stream import Stream
 
@@ -19,7 +20,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class AsyncCalls:
+class AsyncCalls(SynchronousClient):
     """The part of a synchronous client that calls functions with its asynchronous one."""
 
     def __init__(self, client: AsyncClient) -> None:
@@ -54,6 +55,7 @@ def blocking(
     """Returns a function of a synchronous client that returns the result of `function`."""
 
     def call(client: AsyncCalls, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        _check(function, client)
         return client.call(function, *args, **kwargs)
 
     return _described(call, function)
@@ -65,9 +67,18 @@ def streaming(
     """Returns a function of a synchronous client that streams what `function` yields."""
 
     def stream(client: AsyncCalls, /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]:
+        _check(function, client)
         return client.stream(function, *args, **kwargs)
 
     return _described(stream, function)
+
+
+def _check(function: Callable[..., Any], client: object) -> None:
+    if not isinstance(client, AsyncCalls):
+        name = f"{function.__module__.replace('polos_redis', 'polos_redis.sync')}.{function.__name__}"
+        raise TypeError(
+            f"{name} takes a {SYNC_CLIENT}, not {type(client).__module__}.{type(client).__name__}"
+        )
 
 
 def _described(call: F, function: Callable[..., Any]) -> F:

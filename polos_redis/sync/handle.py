@@ -59,12 +59,13 @@ class ExecutionHandle(Generic[Out]):
 
         Raises `ExecutionFailedError` with the workflow's own error, `ExecutionCancelledError`,
         `ExecutionNotFoundError` (also when the retention ends during the wait), or `TimeoutError` after
-        `timeout` seconds (a number or a timedelta); the execution continues then.
+        `timeout` seconds (a number or a timedelta), which says what the execution is doing; it continues
+        then.
         """
         return event_loop.run(lambda: self._handle.result(timeout))
 
     def status(self) -> str:
-        """Return the status: queued, waiting, completed, failed or cancelled.
+        """Return the status: queued, running, waiting, stuck, paused, completed, failed or cancelled.
 
         Raises `ExecutionNotFoundError`.
         """

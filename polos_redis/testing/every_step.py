@@ -51,6 +51,7 @@ async def replay_at_every_step(
     workflows: Chosen = None,
     url: str | None = None,
     timeout: float = SECONDS,
+    allow_unused: bool = False,
 ) -> Out:
     """Run a workflow once undisturbed, and once for each point where its worker may crash: right after each
     step was journaled, and right before the end of a run, its children's included. Returns its result.
@@ -64,9 +65,10 @@ async def replay_at_every_step(
 
     `answers` maps step keys of suspensions, also of children, to answers, or to async functions that are
     given the `OpenSuspension`: one that does not answer lets it time out. A suspension without an entry is
-    an `AssertionError`. The workers serve `workflows`, by default those of the workflow's module and what
-    that imports. `url` and the private server otherwise are as in `world`. One run may take `timeout`
-    seconds, or `TimeoutError` says where it was.
+    an `AssertionError`, and so is an entry that no suspension needs, unless `allow_unused`. The workers
+    serve `workflows`, by default those of the workflow's module and what that imports. `url` and the
+    private server otherwise are as in `world`. One run may take `timeout` seconds, or `TimeoutError` says
+    where it was.
 
     Raises `ExecutionFailedError` or `ExecutionCancelledError` if that is how every run ends.
     """
@@ -88,6 +90,12 @@ async def replay_at_every_step(
         undisturbed, points = await run(url, 0)
         if undisturbed.stuck:
             raise AssertionError(f"the execution got stuck without a crash: {undisturbed.stuck}")
+        if undisturbed.unused and not allow_unused:
+            names = ", ".join(map(repr, undisturbed.unused))
+            raise AssertionError(
+                f"the answers have entries that no suspension has needed: {names}; the execution "
+                f"{undisturbed.ended()}. Remove them, or pass allow_unused=True"
+            )
         for number, point in enumerate(points, 1):
             outcome, met = await run(url, number)
             if differences := outcome.differences(undisturbed):
@@ -104,13 +112,15 @@ async def replay_at_every_step(
 
 @dataclass(frozen=True, slots=True)
 class _RunEnd:
-    """How a run ended: with a result or an error, or `stuck` with a reason; and what it has done."""
+    """How a run ended: with a result or an error, or `stuck` with a reason; and what it has done. `unused`
+    are the keys of answers that no suspension needed."""
 
     result: Any
     error: ExecutionFailedError | ExecutionCancelledError | None
     stuck: str
     unreached: list[str]
     effects: list[Any]
+    unused: list[str]
 
     def differences(self, undisturbed: _RunEnd) -> list[str]:
         """Returns in words how it differs from the run without a crash."""
@@ -118,7 +128,7 @@ class _RunEnd:
         if self.stuck:
             found.append(f"the execution got stuck: {self.stuck}")
         elif self._end() != undisturbed._end():
-            found.append(f"it {self._ended()}; without the crash it {undisturbed._ended()}")
+            found.append(f"it {self.ended()}; without the crash it {undisturbed.ended()}")
         if self.unreached != undisturbed.unreached:
             found.append(f"its code did not reach the journaled {', '.join(map(repr, self.unreached))}")
         if more := _without(self.effects, undisturbed.effects):
@@ -132,7 +142,8 @@ class _RunEnd:
             return "failed", self.error.error_type, self.error.error_message
         return ("completed", self.result) if self.error is None else ("cancelled",)
 
-    def _ended(self) -> str:
+    def ended(self) -> str:
+        """Returns how it ended, in words."""
         if isinstance(self.error, ExecutionFailedError):
             return f"failed with {self.error.error_type}: {self.error.error_message}"
         return f"returned {self.result!r}" if self.error is None else "was cancelled"
@@ -297,7 +308,9 @@ class _Run:
                 result = await handle.result()
             except (ExecutionFailedError, ExecutionCancelledError) as raised:
                 error = raised
-        return _RunEnd(result, error, stuck, view["unreached_steps"], list(effects))
+        asked = {key for _, key, _ in self._asked}
+        unused = [key for key in self._answers if key not in asked]
+        return _RunEnd(result, error, stuck, view["unreached_steps"], list(effects), unused)
 
 
 def _without(some: Sequence[Any], others: Sequence[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from polos_redis import events
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answers import Resumed
 from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.executions.status_text import status_text
 from polos_redis.results import Suspension
 
 
@@ -84,12 +85,4 @@ async def whereabouts(client: PolosClient, handle: ExecutionHandle[Any]) -> str:
         return f"it {status} with {view['error']['type']}: {view['error']['message']}"
     if view["stuck"] is not None:
         return f"it is stuck: {view['stuck']['message']}"
-    running = [one["step_key"] for one in view["running_steps"]]
-    waits = [one["step_key"] for one in view["waits"]] + [one["step_key"] for one in view["open_suspensions"]]
-    if running:
-        return f"it runs {', '.join(map(repr, running))}"
-    if status == "queued" and view["started_at"] is None:
-        served = await client.served_workflows()
-        if handle.workflow_id not in served:
-            return f"no worker serves its workflow {handle.workflow_id!r}"
-    return f"it is {status}" + (f", waiting for {', '.join(map(repr, waits))}" if waits else "")
+    return f"it is {await status_text(client, handle.id)}"

@@ -44,6 +44,12 @@ def iso(ms: float | None) -> str | None:
     return to_iso(ms) if ms else None
 
 
+def utc(time: str | datetime) -> str:
+    """A time (ISO 8601 if text) for people: in UTC, to the second."""
+    when = datetime.fromisoformat(time) if isinstance(time, str) else time
+    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 # --- times that users pass ---
 
 

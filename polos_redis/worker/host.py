@@ -76,6 +76,10 @@ class WorkerHost:
     def add(self, activation: Activation) -> None:
         """Add an activation that has just been created."""
         self.stats.activations[activation.workflow.id] += 1
+        if activation.run > 1:
+            for other in self.active:
+                if other.id == activation.id and other.run == activation.run - 1:
+                    other.next_run_begins()
         self.active.add(activation)
         if not self._ticking:
             self._ticking = True
@@ -154,7 +158,7 @@ class WorkerHost:
             if notice[0] == b"wake":
                 activation.notify(text(notice[2]), *notice[3:])
             elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
-                logger.info("cancelled", extra={"execution": execution_id})
+                logger.info("cancelled", extra=activation.code.facts)
                 activation.end("cancelled")
 
     def verify_all(self) -> None:
@@ -196,7 +200,7 @@ class WorkerHost:
     def return_all(self) -> None:
         """Hand back every activation that is still active."""
         for activation in list(self.active):
-            logger.warning("handed back", extra={"execution": activation.id})
+            logger.warning("handed back", extra=activation.code.facts)
             self._return(activation)
 
     def _return(self, activation: Activation) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import PolosError, RedisUnavailableError
 from polos_redis.metrics.worker_stats import WorkerStats
-from polos_redis.runtime.failure_log import log_failed_executions
+from polos_redis.runtime.failure_log import log_failed_executions, log_paused_executions
 from polos_redis.state import keys
 from polos_redis.state.repairs import FIRST, Table
 from polos_redis.state.store import Store
@@ -200,5 +200,4 @@ class Reaper:
                 self.stats.recovered[what] += entries
             logger.warning("recovered from a lost worker", extra={"lost": consumer, **outcome})
             log_failed_executions(moved.failed)
-            for one in moved.paused:
-                logger.warning("paused", extra=one._asdict())
+            log_paused_executions(moved.paused)

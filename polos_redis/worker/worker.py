@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from polos_redis import settings, tasks
 from polos_redis.client import PolosClient
+from polos_redis.connection.clients import check_client
 from polos_redis.connection.connection import PatientConnection
 from polos_redis.connection.notices import Notices
 from polos_redis.definitions.definition import WorkflowDefinition
@@ -104,6 +105,7 @@ class Worker:
         handle_signals: bool = True,
         on_blocked: Callable[[], object] | None = None,
     ) -> None:
+        check_client("Worker", client)
         self.client = client
         self.concurrency: int = settings.resolve("concurrency", concurrency)
         self.lease_seconds: float = settings.resolve("lease_seconds", lease_seconds)

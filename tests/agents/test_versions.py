@@ -8,7 +8,7 @@ import pytest
 
 from polos_redis import Agent, ConfigurationError, PolosClient, ask_user, workflow
 from polos_redis.agents import AgentResult
-from polos_redis.definitions import registry
+from polos_redis.definitions.registry import registered
 from polos_redis.definitions.version import VersionPolicy
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.testing.model import Call, ModelRequest, Reply, Say, ScriptedModel
@@ -36,14 +36,10 @@ def replies(request: ModelRequest) -> Reply:
 
 
 @pytest.mark.parametrize(("policy", "goes_on_with"), [("any", "version 2"), ("pin", "version 1")])
+@pytest.mark.usefixtures("empty_registry")
 async def test_an_agent_goes_on_as_its_policy_says(
-    redis_url: str,
-    namespace: str,
-    policy: VersionPolicy,
-    goes_on_with: str,
-    monkeypatch: pytest.MonkeyPatch,
+    redis_url: str, namespace: str, policy: VersionPolicy, goes_on_with: str
 ) -> None:
-    monkeypatch.setattr(registry, "_registry", {})
     first, second = asker("1", policy), asker("2", policy)
     async with ScriptedModel(replies), PolosClient(redis_url, namespace) as client:
         async with working(client, first) as worker:
@@ -71,10 +67,10 @@ async def _is_unserved(client: PolosClient, execution_id: str) -> Any:
     return (await client.get_execution(execution_id)).unserved
 
 
+@pytest.mark.usefixtures("empty_registry")
 async def test_an_agent_that_a_workflow_calls_has_a_version_of_its_own(
-    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, namespace: str
 ) -> None:
-    monkeypatch.setattr(registry, "_registry", {})
     agent = asker("7", "pin")
 
     @workflow(id="versioned-caller", version="1")
@@ -108,9 +104,9 @@ async def test_an_agent_that_a_workflow_calls_has_a_version_of_its_own(
         ({"version": 2}, "version must be a non-empty string, not 2"),
     ],
 )
-def test_options_that_are_refused(options: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_registry", {})
+@pytest.mark.usefixtures("empty_registry")
+def test_options_that_are_refused(options: Any, said: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         Agent(id="versioned-wrong", model="gpt-4o", **options)
     assert str(raised.value) == f"workflow 'versioned-wrong': {said}"
-    assert not registry.registered()
+    assert not registered()

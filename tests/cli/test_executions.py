@@ -101,6 +101,7 @@ async def test_show_says_what_an_execution_waits_for(polos: Command, working: Po
     async with working as client:
         handle = await waiting(client)
         shown = await polos("show", handle.id)
+        whole = await polos("show", handle.id, "--full")
         (one,) = (await client.get_execution(handle.id))["open_suspensions"]
         await client.cancel(handle.id, cancelled_by="bob")
         cancelled = await polos("show", handle.id)
@@ -113,6 +114,7 @@ async def test_show_says_what_an_execution_waits_for(polos: Command, working: Po
     assert "journal     3 records\n" in shown.out
     assert "2 attempts\n      OSError: no paper\n" in shown.out
     assert 'raise OSError("no paper")' in shown.out
+    assert ", in _run\n" not in shown.out and ", in _run\n" in whole.out
     assert json.dumps({"text": LONG}) in shown.out
     assert f"polos resume {handle.id} review --approve" in shown.out
     assert "status      cancelled by bob" in cancelled.out

@@ -86,7 +86,7 @@ async def test_a_timeout_says_what_the_execution_waits_for(polos: Command, worki
     async with working as client:
         done = await polos("invoke", "cli-asks", "--wait", "--timeout", "1")
         assert done.code == 1
-        assert 'it waits for an answer to "permission"; it keeps running' in done.err
+        assert " did not finish within 1 s: it is waiting for a person (permission) since 20" in done.err
         (waits,) = await client.list_suspensions()
         await client.cancel(waits["execution_id"])
 

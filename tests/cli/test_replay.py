@@ -136,6 +136,20 @@ async def test_debugging_an_execution(polos: Command, client: PolosClient) -> No
     )
     assert "step 'number'" not in one.err and "(Pdb) 'number'\n" in one.out
     assert one.code == 0 and one.err.endswith("replayed 1 execution: none diverged\n")
+
+    for name, said in (
+        ("aproval", "no step of this name was reached; did you mean 'approval'?"),
+        ("nosuch", "no step of this name was reached; there are 'number', 'approval'"),
+    ):
+        none = await polos("replay", "charge.py", execution_id, "--debug", "--step", name)
+        assert (none.code, none.err) == (
+            2,
+            f"replayed 1 execution: none diverged\npolos: --step {name}: {said}\n",
+        )
+    _changed(polos, 'ctx.step.run("number"', 'ctx.step.run("first"')
+    before = await polos("replay", "charge.py", execution_id, "--debug", "--step", "approval")
+    assert before.code == 2 and "diverged  charge" in before.out
+    assert "--step approval: the replay ended before it reached this step, which is recorded" in before.err
     assert (polos.folder / "effects.txt").read_text() == effects
 
 
@@ -150,6 +164,31 @@ async def test_debugging_steps_in_tasks(polos: Command, client: PolosClient) -> 
     assert done.code == 0, done.err
     assert done.err == "step 's1' at fan.py:13\nreplayed 1 execution: none diverged\n"
     assert "fan.py(13)fan()\n-> return sum(await asyncio.gather(" in done.out and "(Pdb) 3\n" in done.out
+
+
+async def test_what_other_commands_print_is_no_history(polos: Command, client: PolosClient) -> None:
+    with polos.worker("charge.py"):
+        execution_id = await _invoke(polos, 7)
+        await _parked(client, execution_id)
+    shown = (await polos("show", execution_id, "--json")).out
+    listed = (await polos("list", "--json")).out
+    exported = (await polos("export", execution_id)).out
+    without = "without the stored bytes that a replay needs: write the file with polos export"
+    for content, said in (
+        (shown, f"x.json:1 is what polos show --json prints, {without} {execution_id}"),
+        (
+            json.dumps(json.loads(shown)),
+            f"x.json:1 is what polos show --json prints, {without} {execution_id}",
+        ),
+        (listed, "x.json:1 is what polos list --json prints: write the file with polos export"),
+        (json.dumps(json.loads(exported), indent=1), "x.json:1 is a history on several lines: put it on one"),
+        (exported + "\n" + shown, "x.json:3 is what polos show --json prints"),
+        ('{\n "a": 1\n}\n', "x.json:1 is not a history: write it with polos export"),
+        ("[\n1,\n", "x.json:1 is not a history: write it with polos export"),
+    ):
+        (polos.folder / "x.json").write_text(content)
+        done = await polos("replay", "charge.py", "x.json")
+        assert done.code == 1 and done.sentence.startswith(f"polos: {said}"), done
 
 
 FAN = """
@@ -183,7 +222,7 @@ def test_wrong_usage_is_one_sentence(polos: Command) -> None:
         (("replay", "none.py", "empty.jsonl"), 1, "polos: no such file: none.py"),
         (("replay", "charge.py", "empty.jsonl"), 1, "polos: empty.jsonl has no history"),
         (("replay", "charge.py", "other.jsonl"), 1, "polos: other.jsonl:2 is not a history"),
-        (("replay", "charge.py", "torn.jsonl"), 1, "polos: torn.jsonl:1 is not a line of JSON"),
+        (("replay", "charge.py", "torn.jsonl"), 1, "polos: torn.jsonl:1 is not a history, which"),
     ):
         done = polos.run(*args)
         assert done.code == code, (args, done)

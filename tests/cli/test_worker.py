@@ -75,6 +75,16 @@ def test_a_worker_runs_on_uvloop_where_it_is_installed(polos: Command) -> None:
         assert (done.code, done.json) == (0, "uvloop" if find_spec("uvloop") else "asyncio.unix_events")
 
 
+def test_at_level_warning_executions_that_succeed_are_not_logged(polos: Command) -> None:
+    with polos.start(POLOS, "worker", "flows/flow.py", "--log-level", "warning") as worker:
+        done = polos.run("invoke", "cli-flow", "--input", "21", "--wait", "--timeout", "60")
+        assert (done.code, done.json) == (0, 42), done.err
+        failed = polos.run("invoke", "cli-flow", "--input", '"x"', "--wait", "--timeout", "60")
+        assert failed.code == 1
+        worker.wait_for(" ERROR failed ")
+    assert all(" ERROR " in line for line in worker.err.splitlines() if line.startswith("20"))
+
+
 COLLECTOR = """
 import gc
 from polos_redis import workflow

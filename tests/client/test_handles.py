@@ -22,6 +22,7 @@ from polos_redis import (
     events,
 )
 from polos_redis.connection import session
+from polos_redis.values.times import utc
 from tests.harness.running import DEADLINE, connections, running, soon, until
 
 pytestmark = pytest.mark.also_on_cluster
@@ -64,11 +65,29 @@ async def test_a_result_has_its_own_type(redis_url: str, namespace: str) -> None
         waiting = asyncio.create_task(handle.result())
         await at.parked(handle)
         assert await handle.status() == "waiting"
+        (asked,) = (await at.client.get_execution(handle.id)).open_suspensions
+        assert asked.opened_at is not None
+        with pytest.raises(TimeoutError) as caught:
+            await handle.result(timeout=0.01)
+        assert str(caught.value) == (
+            f"execution {handle.id} did not finish within 0.01 s: it is waiting for a person (ask) "
+            f"since {utc(asked.opened_at)}"
+        )
         await at.answer(handle, "ask")
         assert await soon(waiting) == Receipt(number=7, total=9.5)
         assert await handle.result(timeout=5) == Receipt(number=7, total=9.5)
         assert await handle.status() == "completed"
         assert await at.result(await returns_large.invoke(at.client)) == "x" * 300_000
+
+
+async def test_a_timeout_says_that_nobody_serves_the_workflow(client: PolosClient) -> None:
+    handle = await client.invoke("handles-unheard-of")
+    with pytest.raises(
+        TimeoutError,
+        match=r"it is queued since .* UTC, and no worker serves its workflow 'handles-unheard-of'$",
+    ):
+        await handle.result(timeout=0.01)
+    await handle.cancel()
 
 
 async def test_a_handle_from_another_client_works(redis_url: str, namespace: str) -> None:

@@ -64,7 +64,7 @@ async def paused(at: Running, handle: ExecutionHandle[Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("partitions", [1, 4])
 async def test_a_paused_execution_goes_on_from_its_journal(
-    partitions: int, world: World, redis_url: str, namespace: str
+    partitions: int, world: World, redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work(ctx: WorkflowContext) -> list[Any]:
         number = await ctx.step.uuid("number")
@@ -83,6 +83,10 @@ async def test_a_paused_execution_goes_on_from_its_journal(
         message = "StepExecutionError: step 'bad' failed (tried 2 times): LookupError: no bad"
         assert (found["reason"], found["stuck"]["kind"]) == (message, "exhausted")
         assert found["error"]["type"] == "StepExecutionError" and "Traceback" in found["error"]["traceback"]
+        (record,) = [vars(one) for one in caplog.records if one.getMessage() == "paused"]
+        assert (record["execution"], record["workflow"]) == (handle.id, handle.workflow_id)
+        assert (record["step"], record["attempt"], record["error"]) == ("bad", 2, message)
+        assert "in breaks" in record["exc_text"] and "in _run\n" not in record["exc_text"]
         assert (found["finished_at"], found["worker"]) == (None, None) and found["started_at"]
         assert not result.done()
         world.broken = False

@@ -101,8 +101,8 @@ async def test_what_an_execution_waits_for(redis_url: str, namespace: str) -> No
         handle = await waits.invoke(at.client)
         await at.parked(handle)
         assert await told(at, handle.id) == (
-            "waiting for 2 people until T and a time (pause) until T and an event (news) and a child (kid) "
-            "and a retry (flaky) until T"
+            "waiting for 2 people until T and a time (pause) until T and an event (news) since T "
+            "and a child (kid) since T and a retry (flaky) until T"
         )
         view = await at.client.get_execution(handle.id)
         found = {one["step_key"]: one for one in view["waits_for"]}
@@ -137,9 +137,9 @@ statuses = st.builds(
     ahead=st.none() | st.integers(0, 3),
     reason=st.none() | st.builds(StuckReason, st.text(), st.just(()), st.text(), st.text(min_size=1)),
     cancelled_by=st.none() | st.text(min_size=1),
-    running=st.lists(st.builds(RunningAttempt, st.text(), st.integers(1, 3), st.integers(1, 10**12))).map(
-        tuple
-    ),
+    running=st.lists(
+        st.builds(RunningAttempt, st.text(), st.integers(1, 3), st.integers(1, 10**12), timed_out_ms=times)
+    ).map(tuple),
     open_waits=st.integers(0, 20),
     waits=st.lists(
         st.builds(
@@ -162,7 +162,7 @@ def test_every_status_can_be_told(status: Condition) -> None:
     assert text(parts).startswith(status.word)
     assert all(part for part in parts)
     if status.word == "waiting":
-        for one in (one for one in status.waits if one.until_ms):
+        for one in (one for one in status.waits if one.until_ms or one.since_ms):
             assert any(isinstance(part, Moment) for part in details(view)), one
 
 
@@ -179,12 +179,16 @@ def test_every_status_can_be_told(status: Condition) -> None:
             ),
             "running a, attempt 2, since T, and 1 more, on worker w1",
         ),
+        (
+            Condition("running", "w", worker="w1", running=(RunningAttempt("a", 1, 1, timed_out_ms=2),)),
+            "running a, attempt 1 timed out, waiting for its thread to end since T, on worker w1",
+        ),
         (Condition("waiting", "w"), "waiting"),
         (
             Condition(
                 "waiting", "w", waits=(PendingWait("child", "all", 1, None, None, 1200),), open_waits=3
             ),
-            "waiting for 1,200 children (all) and 2 more",
+            "waiting for 1,200 children (all) since T and 2 more",
         ),
         (Condition("stuck", "w", reason=StuckReason("", (), "", "it passes")), "stuck: it passes"),
         (Condition("paused", "w", reason=StuckReason("", (), "", "OSError: no")), "paused: OSError: no"),

@@ -15,6 +15,7 @@ import yaml
 
 import polos_redis
 from polos_redis import PolosError, errors, results
+from polos_redis.connection.clients import takes_client
 from tests import ROOT
 from tests.compatibility.snapshots import REQUIRED, THING, Facts
 
@@ -154,6 +155,9 @@ def _set_by_init(cls: type[Any]) -> Iterator[str]:
 
 
 def _of_call(function: Any, kind: str = "function") -> dict[str, str]:
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_qualname.startswith(takes_client.__name__):
+        function = inspect.unwrap(function)
     if inspect.iscoroutinefunction(function):
         kind = f"async {kind}"
     elif inspect.isasyncgenfunction(function):

@@ -95,10 +95,11 @@ def wait_until(condition: Callable[[], bool], why: str) -> None:
 
 
 class Command:
-    """`polos` with a server, a namespace and a working directory."""
+    """`polos` with a server, a namespace and a working directory; `polos` is another installation's."""
 
-    def __init__(self, url: str, namespace: str, folder: Path) -> None:
+    def __init__(self, url: str, namespace: str, folder: Path, *, polos: str = POLOS) -> None:
         self.folder = folder
+        self.polos = polos
         self.environment = {
             **os.environ,
             "POLOS_REDIS_URL": url,
@@ -110,7 +111,7 @@ class Command:
 
     def run(self, *args: str, input: bytes = b"") -> Done:
         done = subprocess.run(
-            [POLOS, *args],
+            [self.polos, *args],
             input=input,
             capture_output=True,
             timeout=DEADLINE,
@@ -138,7 +139,7 @@ class Command:
 
     async def __call__(self, *args: str, input: bytes = b"") -> Done:
         process = await asyncio.create_subprocess_exec(
-            POLOS,
+            self.polos,
             *args,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -173,7 +174,7 @@ class Command:
     @contextmanager
     def worker(self, *args: str) -> Iterator[Running]:
         """A ready worker; the end of the block stops it as an operator would, and it must exit cleanly."""
-        with self.start(POLOS, "worker", *args) as worker:
+        with self.start(self.polos, "worker", *args) as worker:
             worker.wait_for("worker ready")
             yield worker
             if worker.process.poll() is None:

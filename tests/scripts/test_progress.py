@@ -31,7 +31,7 @@ def test_a_report_replaces_that_of_its_step_and_keeps_those_of_others_that_may_r
     desk.write(by, "b")
     desk.write(by, "c", step(b"", "retry"))
     desk.write(by, "d", step(b"", "failed"))
-    desk.write(by, "e", step(b"x" * 300_000))  # not unpacked
+    desk.write(by, "e", step(b"x" * 600_000))  # not unpacked
     assert desk.note_progress(by, "a", attempt=2, value=b"\x02") == 4
     assert stored(desk, by) == {"a": (2, b"\x02"), "c": (1, b"\x01")}
 

@@ -67,13 +67,18 @@ def test_the_steps_that_run_are_those_without_a_record_of_their_attempt(desk: De
     assert [(one.step_key, one.attempt) for one in running] == [("a", 1), ("b", 1), ("c", 1)]
     assert all(0 <= desk.now() - one.since_ms < FAR for one in running)
     desk.write(by, "a")
-    desk.write(by, "b", step(b"x" * 300_000))  # not unpacked
+    desk.write(by, "b", step(b"x" * 600_000))  # not unpacked
     assert [one.step_key for one in desk.status(by.id).running] == ["c"]
     desk.write(by, "c", step(b"", "retry"))
     assert desk.status(by.id).running == ()
     again = msgpack.packb([("c", 2, 0, True)], use_bin_type=False)
     desk.run("note_starts", *by.fence, again, "")
     assert [(one.step_key, one.attempt) for one in desk.status(by.id).running] == [("c", 2)]
+    assert [one.timed_out_ms for one in desk.status(by.id).running] == [None]
+    late = msgpack.packb([("c", 2, 500, True, 200)], use_bin_type=False)
+    desk.run("note_starts", *by.fence, late, "")
+    (one,) = desk.status(by.id).running
+    assert one.timed_out_ms is not None and abs(one.timed_out_ms - one.since_ms - 300) <= 1
     desk.finish(by)
     assert desk.status(by.id).running == ()
 

@@ -324,6 +324,8 @@ class TestExecution:
         page = await visitor.get(f"/executions/{handle.id}")
         assert "StepExecutionError" in page.text and "<b>not approved</b>" in page.text
         assert "<b>not" not in page.response.text
+        own, whole = page.response.text.split("<summary>Traceback</summary>")[1].split("With all frames")[:2]
+        assert ", in _run\n" not in own and ", in _run\n" in whole.split("</pre>")[0]
         retried = await visitor.send(page, page.form("/retry"))
         assert retried.url == f"{visitor.base}/executions/{handle.id}"
         await until(lambda: run.client.get_execution(handle.id))

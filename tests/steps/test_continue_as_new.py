@@ -91,6 +91,40 @@ async def test_a_poller_goes_through_its_runs(redis_url: str, namespace: str) ->
     assert kinds.count("workflow_start") == 5
 
 
+async def test_the_log_of_its_runs_is_in_order(
+    redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker is given the next run before it has heard that this one has ended."""
+    caplog.set_level(logging.INFO)
+
+    async def _turns(ctx: WorkflowContext, left: int) -> None:
+        await ctx.step.uuid("number")
+        if left:
+            await ctx.continue_as_new(left - 1)
+
+    async def _breaks(ctx: WorkflowContext) -> int:
+        if ctx.run < 20:
+            raise LookupError(ctx.run)
+        return ctx.run
+
+    turns, breaks = flow(_turns), flow(_breaks, retries=19, retry_delay=0)
+    async with running(redis_url, namespace, turns, breaks) as at:
+        continued, failed = await turns.invoke(at.client, 19), await breaks.invoke(at.client)
+        await at.result(continued)
+        assert await at.result(failed) == 20
+
+        def lines(of: Any) -> list[tuple[str, int | None]]:
+            found = [vars(one) for one in caplog.records if vars(one).get("execution") == of.id]
+            return [(one["message"], one.get("run")) for one in found]
+
+        await until(lambda: "finish" in dict(lines(continued)) and "finish" in dict(lines(failed)))
+        for handle, then in ((continued, "continued as new"), (failed, "failed, continues as a new run")):
+            expected = [("start", 1)]
+            for run in range(2, 21):
+                expected += [(then, run), ("start", run)]
+            assert lines(handle) == [*expected, ("finish", None)]
+
+
 async def test_code_sees_a_cancellation_and_no_exception(redis_url: str, namespace: str) -> None:
     seen: list[str] = []
 

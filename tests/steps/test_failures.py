@@ -116,6 +116,7 @@ def test_every_exception_can_be_read(error: BaseException) -> None:
     )
     assert len(failures.line_of(error)) < 2 * failures.TEXT_LIMIT
     assert len(record.traceback) < 3 * failures.TEXT_LIMIT
+    assert len(record.own_traceback) < 3 * failures.TEXT_LIMIT
     assert 0 < len(failures.traceback_of(error, of_user=True)) < 3 * failures.TEXT_LIMIT
     assert next(failures.chain(error)) is error
     assert retry_delay(error, 1, 0, 1.0, 10.0) is None

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from polos_redis import StepExecutionError, Workflow, WorkflowContext
+from polos_redis.executions.statuses import in_text, sentence
+from polos_redis.values.times import utc
 from tests.harness.running import running, until
 
 
@@ -127,6 +129,20 @@ async def test_a_sync_step_is_retried_when_its_thread_has_ended(
         said = "step timed out, its thread is abandoned, is retried when that has ended"
         (record,) = [one for one in caplog.records if one.getMessage() == said]
         assert (record.step, record.attempt, record.seconds) == ("slow", 1, 0.05)  # type: ignore[attr-defined]
+
+        async def told() -> bool:
+            (view,) = await at.client.list_executions()
+            return "timed out" in in_text(sentence(view))
+
+        await until(told)
+        view = await at.client.get_execution(handle.id)
+        (step,) = view.running_steps
+        assert (step.step_key, step.attempt) == ("slow", 1)
+        assert step.timed_out_at is not None and step.timed_out_at > step.started_at
+        assert in_text(sentence(view)) == (
+            "running slow, attempt 1 timed out, waiting for its thread to end "
+            f"since {utc(step.timed_out_at)}, on worker {at.worker.worker_id}"
+        )
         release.set()
         assert await at.result(handle) == "attempt 2"
         await until(lambda: at.host.abandoned == 0)

@@ -61,7 +61,7 @@ def test_a_workflow_is_started_answered_and_awaited(sync_client: PolosClient, wo
         handle = sync_client.invoke(charge, 5, idempotency_key="once")
         assert sync_client.invoke(charge, 5, idempotency_key="once").id == handle.id
         assert handle.workflow_id == handle.root_workflow_id == "charge"
-        with pytest.raises(TimeoutError, match=r"did not finish within 0\.01 s"):
+        with pytest.raises(TimeoutError, match=r"did not finish within 0\.01 s: it is "):
             handle.result(timeout=timedelta(milliseconds=10))
         _wait_until(lambda: handle.status() == "waiting", "the suspension")
         (row,) = sync_client.list_suspensions()

@@ -267,3 +267,36 @@ async def test_a_question_without_an_answer_is_an_error(redis_url: str) -> None:
         "suspension 'ask' has no answer: give it one, such as answers={'ask': ...}, or an async function "
         "that lets it time out"
     )
+
+
+# --- answers that are left ----------------------------------------------------------------
+
+
+@workflow
+async def crash_asks_perhaps(ctx: WorkflowContext, amount: int) -> str:
+    if amount < 0:
+        raise ValueError("negative")
+    if amount < 10:
+        return "small"
+    return str((await ctx.step.suspend("approval"))["data"])
+
+
+@pytest.mark.parametrize(
+    ("amount", "how"), [(5, "returned 'small'"), (-1, "failed with ValueError: negative")]
+)
+async def test_an_answer_that_nothing_asks_for_fails_the_test(amount: int, how: str) -> None:
+    with pytest.raises(AssertionError) as raised:
+        await replay_at_every_step(crash_asks_perhaps, amount, answers={"approval": "yes", "review": "no"})
+    assert str(raised.value) == (
+        "the answers have entries that no suspension has needed: 'approval', 'review'; the execution "
+        f"{how}. Remove them, or pass allow_unused=True"
+    )
+
+
+async def test_answers_may_be_left_if_that_is_meant() -> None:
+    answers = {"approval": "yes", "review": "no"}
+    found = [
+        await replay_at_every_step(crash_asks_perhaps, amount, answers=answers, allow_unused=True)
+        for amount in (5, 50)
+    ]
+    assert found == ["small", "yes"]

@@ -305,7 +305,7 @@ async def test_a_round_of_tools_works_in_either_api(api: str) -> None:
 
 
 async def test_a_conversation_continues_by_the_id_of_its_last_response() -> None:
-    replies = [Say(tool_calls=CALLS[:1]), Say("Rain."), Say("Bye.")]
+    replies = [Say(tool_calls=CALLS[:1]), Say("Rain.")]
     async with ScriptedModel(replies) as server, (asker := Asker(server, "responses")).client:
         first = await asker.ask()
         output: Any = [{"type": "function_call_output", "call_id": "call_riga", "output": "rain"}]
@@ -679,6 +679,39 @@ async def test_responses_refuses_invalid_requests(body: Any, param: str, why: st
             await asker.ask(**body)
     assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
     assert why in refused.value.message
+
+
+# ---- Replies that are left ----
+
+
+async def test_replies_that_no_request_has_got_fail_the_test() -> None:
+    replies: list[Reply | When] = [
+        Say("one"),
+        When(Say("two"), prompt="never"),
+        Fail(429),
+        Hang(),
+        Say("five"),
+    ]
+    with pytest.raises(AssertionError) as raised:
+        async with ScriptedModel(replies) as server, (asker := Asker(server, "chat")).client:
+            await asker.ask()
+    said = str(raised.value)
+    assert said.startswith("the script has replies that no request has got: Say(text='two'")
+    assert "Fail(status=429" in said and "Hang()" in said and "five" not in said
+    assert said.endswith(" and 1 more; remove them, or pass allow_unused=True")
+
+
+async def test_replies_may_be_left_if_that_is_meant() -> None:
+    async with ScriptedModel([Say("one")], allow_unused=True):
+        pass
+    async with ScriptedModel(lambda request: Say("one")):
+        pass
+
+
+async def test_an_error_of_the_block_comes_first() -> None:
+    with pytest.raises(LookupError):
+        async with ScriptedModel([Say("one")]):
+            raise LookupError
 
 
 async def test_a_non_strict_schema_may_be_open() -> None:

@@ -281,4 +281,7 @@ def test_only_the_users_frames_are_shown_and_every_exception(
     assert text.count(f'File "{USER}"') == own or "[Previous line repeated" in text
     assert text.count(f'File "{INSTALLED}"') == installed or "[Previous line repeated" in text
     assert LIBRARY not in text and RUNTIME not in text
+    traces = failures.tracebacks_of(error)
+    assert traces.whole == failures.traceback_of(error)
+    assert traces.own == (text if own or installed else "")
     assert "".join(traceback.format_exception(error)) == before, "the exception is as it was"

@@ -14,9 +14,8 @@ from tests.harness.running import DEADLINE, until, working
 
 
 @pytest.fixture(autouse=True)
-def a_registry_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a test defines is served."""
-    monkeypatch.setattr(registry, "_registry", {})
+def only_what_a_test_defines(empty_registry: None) -> None:
+    """Nothing else is served."""
 
     @workflow(id="served-before")
     async def before(ctx: WorkflowContext) -> str:

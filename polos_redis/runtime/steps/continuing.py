@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+from functools import partial
 from typing import Any, NoReturn
 
 from polos_redis import tasks
@@ -96,6 +97,8 @@ class Continuing(Calls):
         origin, events = self._origin(state).pack(), activation.events
         was_emitted, first = events.start_emitted, events.first()
         write, fence = activation.host.store.fenced.continue_as_new, activation.fence
+        facts = {**activation.code.facts, "run": activation.run + 1}
+        activation.expect_next_run(partial(logger.info, "continued as new", extra=facts))
         try:
             reply = await activation.journal.leave(
                 lambda known, answers: write(fence, known, answers, packed, origin, state, first)
@@ -105,14 +108,15 @@ class Continuing(Calls):
             return None
         if activation.state is State.ENDED:
             return None
+        if reply == 0:
+            activation.next_run_begins()
+            activation.end("continued")
+            return None
+        activation.expect_next_run(None)
         if type(reply) is list or reply > 0:
             events.start_emitted = was_emitted
             return list(map(text, reply)) if type(reply) is list else []
-        if reply == 0:
-            logger.info("continued as new", extra={**activation.code.facts, "run": activation.run + 1})
-            activation.end("continued")
-        else:
-            activation.dropped(refusal(reply))
+        activation.dropped(refusal(reply))
         return None
 
     def _origin(self, state: bytes) -> Origin:

@@ -106,4 +106,5 @@ async def _abandon(
         logger.warning("step timed out, its thread is abandoned", extra=facts)
         return
     logger.warning("step timed out, its thread is abandoned, is retried when that has ended", extra=facts)
+    activation.events.timed_out(step, activation.loop.time())
     await asyncio.wait((thread,))

@@ -133,6 +133,8 @@ def _intervals(execution: Mapping[str, Any]) -> Iterable[_Interval]:
         start = times.parse(one["started_at"])
         if start is not None:
             note = "runs" + (f", attempt {one['attempt']}" if one["attempt"] > 1 else "")
+            if one["timed_out_at"]:
+                note = f"attempt {one['attempt']} timed out, waiting for its thread to end"
             yield _Interval("step", one["step_key"], "running", note, start, None)
     for one in execution["suspensions"]:
         start = times.parse(one["opened_at"])

@@ -12,7 +12,7 @@ local REPORT_STEP <const> = 1
 local REPORT_ATTEMPT <const> = 2
 local REPORT_VALUE <const> = 3
 local MOST_KEPT <const> = 100 -- steps
-local LARGEST_RETRIED <const> = 262144 -- bytes of a record: that of an attempt that is retried is smaller
+local LARGEST_RETRIED <const> = 524288 -- bytes of a record: that of an attempt that is retried is smaller
 local count, _, is = fence(P, id, entry, owner, known, '', 'heartbeats')
 if count < 0 then return count end
 local stored = unpack(is, FURTHER)

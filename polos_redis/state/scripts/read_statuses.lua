@@ -4,9 +4,10 @@
 -- ARGV  1 how many waits of each to return at most  2.. ids
 -- Returns a list of {status, workflow, created us, started ms, finished ms, the worker that runs it, since when it is
 -- queued ms, when a delayed one is put on its queue ms, how many wait for a slot before it, why it is stuck,
--- who has cancelled it, {step key, attempt, since ms, progress (codec), ms} of each step that runs, how many waits are
--- open, {kind, step key, since ms, until ms or 0, topic, children} of some of these}. What is unknown is ''; of an
--- execution that does not exist there is an empty list.
+-- who has cancelled it, {step key, attempt, since ms, progress (codec), ms, when that attempt timed out ms, while its
+-- thread is waited for} of each step that runs, how many waits are open, {kind, step key, since ms, until ms or 0,
+-- topic, children} of some of these}. What is unknown is ''; of an execution that does not exist there is an empty
+-- list.
 -- #include status
 -- #include execution
 -- #include relations
@@ -16,7 +17,7 @@ local P, most = KEYS[1], unpack(ARGV, 1, 1)
 local IDS <const> = 2
 local MOST_LOOKED_AT <const> = 1000 -- step keys of one execution
 local LARGEST_WAIT <const> = 8192 -- bytes of a record: that of an open wait for a time, an event or children is smaller
-local LARGEST_FAILURE <const> = 262144 -- likewise: that of a failed attempt is smaller
+local LARGEST_FAILURE <const> = 524288 -- likewise: that of a failed attempt is smaller
 most = tonumber(most)
 
 -- running_steps: the steps that are noted as running and have not journaled that attempt, each with what that attempt
@@ -25,7 +26,7 @@ local function running_steps(id, running, heartbeats)
   local found, reported = {}, {}
   for _, one in ipairs(read_heartbeats(heartbeats)) do reported[one[HEARTBEAT_STEP]] = one end
   for _, one in ipairs(running and cmsgpack.unpack(running) or {}) do
-    local version, key, attempt, since = unpack(one)
+    local version, key, attempt, since, timed_out = unpack(one)
     local size = redis.call('HSTRLEN', P .. 'journal:' .. id, key)
     local done = size > LARGEST_FAILURE or (size > 0 and (record_of(P, id, key)[ATTEMPT] or 0) >= attempt)
     if version == 1 and not done then
@@ -34,7 +35,8 @@ local function running_steps(id, running, heartbeats)
       if report and report[HEARTBEAT_AT] >= math.floor(since) then
         value, at = report[HEARTBEAT_VALUE], string.format('%.0f', report[HEARTBEAT_AT])
       end
-      found[#found + 1] = {key, attempt, string.format('%.0f', since), value, at}
+      timed_out = timed_out and string.format('%.0f', timed_out) or ''
+      found[#found + 1] = {key, attempt, string.format('%.0f', since), value, at, timed_out}
     end
   end
   return found

@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     args = parser.parse_args()
     args.log.touch()
-    asyncio.run(_run(ScriptedModel(ScriptedReplies.load(args.script), log=args.log, port=args.port)))
+    replies = ScriptedReplies.load(args.script)
+    asyncio.run(_run(ScriptedModel(replies, log=args.log, port=args.port, allow_unused=True)))
 
 
 if __name__ == "__main__":

@@ -25,15 +25,16 @@ class When:
 
 
 class ScriptedReplies:
-    """Replies that are used once each: a request gets the first unused one that fits it."""
+    """Replies that are used once each: a request gets the first unused one that fits it. `left` has those
+    that no request has got."""
 
     def __init__(self, replies: Iterable[Reply | When]) -> None:
-        self._left = [reply if isinstance(reply, When) else When(reply) for reply in replies]
+        self.left = [reply if isinstance(reply, When) else When(reply) for reply in replies]
 
     def __call__(self, request: ModelRequest) -> Reply:
-        for when in self._left:
+        for when in self.left:
             if when.fits(request):
-                self._left.remove(when)
+                self.left.remove(when)
                 return when.reply
         raise AssertionError(
             f"no reply is left in the script for request {request.number}: round {request.round}, "

@@ -8,7 +8,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
@@ -25,6 +25,8 @@ from polos_redis.testing.model.responses import ResponsesApi
 from polos_redis.testing.model.script import ScriptedReplies, When
 
 API_KEY = "sk-scripted-0123456789"
+MOST_REPLIES = 3  # in a message
+LONGEST_REPLY = 100  # characters of one in it
 
 _APIS: dict[str, ModelApi] = {CHAT: ChatApi(), RESPONSES: ResponsesApi()}
 
@@ -49,14 +51,21 @@ class ScriptedModel:
     `replies` are used in order, once each; a `When` is for a certain prompt or round. Or it is a function,
     plain or async, that returns the reply to a request (it may be called concurrently). If it raises, or no
     reply is left, the answer is a 400, which no client retries, and the end of the block raises that error.
+    Replies of a list that no request has got are an `AssertionError` there, unless `allow_unused`.
 
     `log` has every request: `model.log[0].prompt`. `log=` names a file that gets it too, as JSON lines.
     """
 
     def __init__(
-        self, replies: Answering | Iterable[Reply | When], *, log: Path | None = None, port: int = 0
+        self,
+        replies: Answering | Iterable[Reply | When],
+        *,
+        log: Path | None = None,
+        port: int = 0,
+        allow_unused: bool = False,
     ) -> None:
         self._answering: Answering = replies if callable(replies) else ScriptedReplies(replies)
+        self._allow_unused = allow_unused
         self._log_path = log
         self._listener = LoopbackListener(self._serve, port)
         self._stored: dict[str, list[Json]] = {}  # a conversation up to a response, by its id
@@ -84,6 +93,8 @@ class ScriptedModel:
         await self._listener.__aexit__(kind, error, trace)
         if self._errors and not isinstance(error, AssertionError):
             raise self._errors[0]
+        if error is None and not self._allow_unused and isinstance(self._answering, ScriptedReplies):
+            _check_used(self._answering.left)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         early = b""
@@ -265,6 +276,20 @@ class ScriptedModel:
         fields = {"content-type": "application/json", "x-request-id": f"req_{request.id}", **headers}
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{k}: {v}" for k, v in fields.items())]
         return "\r\n".join([*lines, "", ""]).encode()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_REPLY else text[:LONGEST_REPLY] + " ..."
+
+
+def _check_used(left: Sequence[When]) -> None:
+    if left:
+        shown = ", ".join(_short(repr(one.reply)) for one in left[:MOST_REPLIES])
+        more = f" and {len(left) - MOST_REPLIES} more" if len(left) > MOST_REPLIES else ""
+        raise AssertionError(
+            f"the script has replies that no request has got: {shown}{more}; remove them, or pass "
+            "allow_unused=True"
+        )
 
 
 async def _read(reader: asyncio.StreamReader, early: bytes) -> tuple[str, dict[str, str], bytes] | None:
