@@ -267,3 +267,17 @@ def test_every_watcher_is_notified_once(desk: Desk) -> None:
             desk.run("watch_execution", by.id, name)
         desk.finish(by)
         assert a.received(1) == b.received(1) == [[b"done", by.id.encode(), b"completed", b"output", b"\x01"]]
+
+
+def test_an_execution_that_is_lost_too_often_pauses_if_its_workflow_does(desk: Desk) -> None:
+    by = desk.start()
+    desk.write(by, "a")
+    assert desk.requeue("w1", by.entry, lost=True, most=1, pausing={}) == [0, 0, 0]
+    assert desk.requeue("w1", by.entry, lost=True, most=1, pausing={"wf": True}) == [0, 1, 0]
+    fields, state = desk.execution(by.id), desk.state
+    assert fields["status"] == b"stuck" and b"WorkerLostError" in fields["last_error"]
+    assert fields.keys().isdisjoint({"entry", "owner", "error"})
+    assert not state.queues[b"default"].entries and not state.queues[b"default"].pending
+    assert desk.events(by.id)[-1] == b"workflow_paused"
+    assert desk.retry(by.id) == [b"retried", 2]
+    assert desk.deliver().id == by.id

@@ -187,6 +187,19 @@ def test_a_follower_gets_what_comes_later(desk: Desk, status: str) -> None:
     assert [kind for kind, _ in after].count(b"workflow_start") == 1
 
 
+def test_a_follower_gets_the_starts_that_are_noted_once(desk: Desk) -> None:
+    by = desk.start()
+    follow(desk, by.id)
+    desk.note_starts(by, "a", first=True)
+    steps = packed([("a", 1, 0, True), ("b", 1, 0, False)])
+    assert desk.run("note_starts", *by.fence, steps, 0) == 0
+    assert [(kind, data.get(b"step_key")) for kind, data in told(desk, by.id)] == [
+        (b"workflow_start", None),
+        (b"step_start", b"a"),
+        (b"step_start", b"b"),
+    ]
+
+
 def test_one_can_follow_an_execution_before_it_is_there(desk: Desk) -> None:
     one = "ab" * 16
     assert follow(desk, one) == 0
