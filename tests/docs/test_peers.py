@@ -245,10 +245,13 @@ async def test_a_process_that_ends_says_why(tmp_path: Path) -> None:
 # --- the command ------------------------------------------------------------------------------------------
 
 
+PROGRESS = "".join(f"round 1/1 polos-redis: {case}\n" for case in polos.PEER.cases)
+
+
 @pytest.mark.timeout(120)
 def test_a_run_reports_json_and_markdown(tmp_path: Path) -> None:
     done = run("--quick", "--only", "polos", "--json", "--output", str(tmp_path / "results"))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, PROGRESS)
     report = json.loads(done.stdout)
     (ours,) = report["peers"]
     assert [figure["name"] for figure in ours["figures"]] == list(MEASURES)
@@ -269,7 +272,7 @@ def test_a_peer_that_fails_is_reported_beside_the_others() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BROKEN], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (1, PROGRESS)
     assert "| polos-redis | " in done.stdout and "| broken |" not in done.stdout, done.stdout
     assert "- broken: failed: its worker has ended with status 1: " in done.stdout
 
