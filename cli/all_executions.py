@@ -41,7 +41,7 @@ class AllExecutions:
                 while True:
                     await asyncio.sleep(LOOK_SECONDS)
                     await self._look(group, new=True)
-        except* PolosError as errors:
+        except* (PolosError, OSError) as errors:  # OSError: nobody reads what is shown any more
             raise errors.exceptions[0] from None
 
     async def _look(self, group: asyncio.TaskGroup, *, new: bool) -> None:

@@ -31,7 +31,7 @@ from . import (
 )
 from .commands import CONTEXT, flowing
 from .exit_codes import exit_code
-from .output import note, prepare_streams, printable
+from .output import note, prepare_streams, printable, write
 
 OVERVIEW = """Durable workflows on Redis: run workers, start and follow executions, answer approvals.
 
@@ -67,7 +67,7 @@ def _print_version(asked: bool) -> None:
     if asked:
         from polos_redis import __version__
 
-        print(f"polos-redis {__version__}")
+        write(f"polos-redis {__version__}")
         raise typer.Exit
 
 

@@ -14,26 +14,31 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 from urllib.parse import urlsplit
 
 import typer
 
 from polos_redis import settings
 from polos_redis.client import PolosClient
-from polos_redis.errors import ConfigurationError, RedisUnavailableError
+from polos_redis.errors import ConfigurationError, PolosError, RedisRefusedError, RedisUnavailableError
 from polos_redis.wire.urls import REDIS_PORT, parse_all
 
 from . import commands, event_loop
 from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
-from .modules import is_file
+from .modules import is_file, look_for
 from .options import SERVER_NEEDS, ConnectionOptions
-from .output import Part, line, panel, print_json
+from .output import Part, discard, line, panel, print_json
+from .usage import UsageError
 
 if TYPE_CHECKING:
+    from polos_redis.embedded.server import EmbeddedServer
+    from polos_redis.wire.routing import AnyWire
+
     from .reloading import ReloadingWorker
 
 NEEDS = (*SERVER_NEEDS, "watchfiles")  # installed by the extra `dev-server`
+DATA_DIR = Path(".polos")
 PORT = 8000  # of the API and the pages, unless another program has it
 LABELS = {"api": "API", "openapi": "OpenAPI"}
 ANSWER_SECONDS = 10.0  # for a Redis to answer
@@ -60,9 +65,11 @@ def dev(
         ),
     ] = None,
     data_dir: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER", help="Where the Redis that it starts keeps its data."),
-    ] = Path(".polos"),
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", show_default=".polos", help="Where the Redis that it starts keeps its data."
+        ),
+    ] = None,
     watch: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Reload when files in this folder change, too. Repeatable."),
@@ -93,7 +100,9 @@ def dev(
     if os.name == "nt":
         raise ConfigurationError("polos dev needs Linux or macOS: run polos worker and polos serve instead")
     if absent := [str(folder) for folder in watch or () if not folder.is_dir()]:
-        raise ConfigurationError(f"--watch {absent[0]}: there is no such folder")
+        raise UsageError(f"--watch {absent[0]}: there is no such folder")
+    for module in modules:
+        look_for(module)
     log_format = LogFormat.json if json else log_format
     log_to_stderr(log_format)
     client = connection.client()
@@ -109,14 +118,13 @@ class _Dev:
         client: PolosClient,
         modules: list[str],
         folders: list[Path],
-        data_dir: Path,
+        data_dir: Path | None,
         port: int | None,
         log_format: LogFormat,
     ) -> None:
         self.client, self.modules, self.folders = client, modules, folders
         self.data_dir, self.port, self.log_format = data_dir, port, log_format
         self.hurry = asyncio.Event()  # set by a second Ctrl-C
-        self.loading: asyncio.Task[None] | None = None
         self.is_shown = False
 
     async def run(self) -> None:
@@ -132,34 +140,32 @@ class _Dev:
 
         for library in ("uvicorn", "watchfiles"):
             logging.getLogger(library).setLevel(logging.WARNING)
-        started_redis = await stack.enter_async_context(redis_for(self.client, self.data_dir))
+        redis = await stack.enter_async_context(redis_for(self.client, self.data_dir))
         await stack.enter_async_context(self.client)
         base = await stack.enter_async_context(self._pages())
         grace = settings.resolve(
             "grace_seconds", None if os.environ.get("POLOS_GRACE_SECONDS") else GRACE_SECONDS
         )
-        worker = ReloadingWorker(self.modules, self._environment(base, grace), grace, self.say)
+        lifeline = None if redis is None else redis.lifeline
+        worker = ReloadingWorker(self.modules, self._environment(base, grace), grace, lifeline, self.say)
         stack.push_async_callback(worker.stop, self.hurry)
-        stack.push_async_callback(self._end_loading)
-        load = partial(self._load, worker, base, started_redis)
-        self.loading = asyncio.create_task(load())
-        async for changed in changes_in(self.folders):
-            await self._end_loading()  # of an earlier change
-            self.say(("changed", "bold"), f": {changed}")
-            self.loading = asyncio.create_task(load())
+        load = partial(self._load, worker, base, redis)
+        try:
+            async with asyncio.TaskGroup() as loads:
+                loads.create_task(load())
+                async for changed in changes_in(self.folders):
+                    self.say(("changed", "bold"), f": {changed}")
+                    loads.create_task(load())
+        except* PolosError as errors:
+            raise errors.exceptions[0] from None
 
-    async def _load(self, worker: ReloadingWorker, base: str, started_redis: bool) -> None:
+    async def _load(self, worker: ReloadingWorker, base: str, redis: EmbeddedServer | None) -> None:
         is_loaded = await worker.load()
-        if not self.is_shown:
+        if not self.is_shown and (is_loaded or not worker.is_importing):
             self.is_shown = True
-            self._show(base, worker.workflows, started_redis)
+            self._show(base, worker.workflows, redis)
         elif is_loaded:
             self.say(("loaded", "bold"), f": {', '.join(worker.workflows)}")
-
-    async def _end_loading(self) -> None:
-        if self.loading is not None:
-            self.loading.cancel()
-            await asyncio.wait([self.loading])
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -223,24 +229,32 @@ class _Dev:
             "POLOS_LOG_FORMAT": self.log_format.value,
         }
 
-    def _show(self, base: str, workflows: list[str], started_redis: bool) -> None:
+    def _show(self, base: str, workflows: list[str], server: EmbeddedServer | None) -> None:
         """Shows where everything is."""
         folders = ", ".join(os.path.relpath(folder) for folder in self.folders)
         redis = ", ".join(one.address for one in parse_all(self.client.url))  # without passwords
+        redis += (
+            " (already running)"
+            if server is None
+            else f" (started; its data is in {self.data_dir or DATA_DIR})"
+        )
         facts = {
             "workflows": ", ".join(workflows) or "none yet",
             "inbox": f"{base}/",
             "executions": f"{base}/executions",
             "api": f"{base}/api/v1",
             "openapi": f"{base}/openapi.json",
-            "redis": f"{redis} (started; its data is in {self.data_dir})" if started_redis else redis,
+            "redis": redis,
             "namespace": self.client.namespace,
             "reloads": f"when a Python file changes in {folders}",
         }
-        if self.log_format is LogFormat.json:
-            print_json({**facts, "workflows": workflows}, indent=None)
-            return
-        panel("polos dev", {LABELS.get(name, name.capitalize()): facts[name] for name in facts}, sys.stdout)
+        with _while_read(sys.stdout):
+            if self.log_format is LogFormat.json:
+                print_json({**facts, "workflows": workflows}, indent=None)
+                return
+            panel(
+                "polos dev", {LABELS.get(name, name.capitalize()): facts[name] for name in facts}, sys.stdout
+            )
         if workflows:
             command = ["polos", "invoke", workflows[0], *self._connection()]
             self.say("Start an execution:  ", (f"{shlex.join(command)} [--input JSON]", "cyan"))
@@ -259,33 +273,64 @@ class _Dev:
 
     def say(self, *parts: Part) -> None:
         stream = sys.stderr if self.log_format is LogFormat.json else sys.stdout
-        with contextlib.suppress(OSError):  # the terminal is closed
+        with _while_read(stream):
             line(*parts, stream=stream)
 
 
-@asynccontextmanager
-async def redis_for(client: PolosClient, data_dir: Path) -> AsyncIterator[bool]:
-    """Starts a Redis for a client if none answers and its URL is on this machine; yields whether it did.
+@contextlib.contextmanager
+def _while_read(stream: TextIO) -> Iterator[None]:
+    """Goes on when a stream's reader is gone, or its terminal closed: the worker and the pages are in use."""
+    try:
+        yield
+    except OSError:
+        discard(stream)
 
-    Raises `RedisUnavailableError` if none answers elsewhere.
+
+@asynccontextmanager
+async def redis_for(client: PolosClient, data_dir: Path | None) -> AsyncIterator[EmbeddedServer | None]:
+    """Starts a Redis for a client if none answers and its URL is on this machine, and yields it; else yields
+    None.
+
+    Raises `UsageError` if the one that answers keeps its data elsewhere than in `data_dir`, and
+    `RedisUnavailableError` if none answers at an URL where none can be started.
     """
     from polos_redis.embedded.lock import wait_for_abandoned
     from polos_redis.embedded.server import EmbeddedServer
 
-    await asyncio.to_thread(wait_for_abandoned, data_dir)  # of a run that was killed a moment ago
+    folder = DATA_DIR if data_dir is None else data_dir
+    await asyncio.to_thread(wait_for_abandoned, folder)  # of a run that was killed a moment ago
     port = port_here(client.url)
     if port is not None and not await _is_taken(port):
-        async with EmbeddedServer(data_dir, port=port):
-            (data_dir / ".gitignore").write_text("*\n")
-            yield True
+        async with EmbeddedServer(folder, port=port) as server:
+            (folder / ".gitignore").write_text("*\n")
+            yield server
         return
     try:
         async with PolosClient(client.url, client.namespace, patience_seconds=ANSWER_SECONDS) as probe:
-            await probe.store()
+            store = await probe.store()
+            if data_dir is not None and (port is None or not await _keeps_data_in(data_dir, store.wire)):
+                raise UsageError(
+                    f"--data-dir {data_dir}: a Redis that keeps its data elsewhere answers already at "
+                    f"{', '.join(one.address for one in parse_all(client.url))}: leave --data-dir out to use "
+                    "it, or pass another port to start one, as in --url redis://127.0.0.1:6380/0"
+                )
     except RedisUnavailableError as error:
         where = "redis://127.0.0.1:PORT/0, at a port that no other program has"
         raise RedisUnavailableError(f"{error}; polos dev starts a Redis only at {where}") from None
-    yield False
+    yield None
+
+
+async def _keeps_data_in(folder: Path, wire: AnyWire) -> bool:
+    """Whether a Redis on this machine keeps its data in a folder; False if it does not say."""
+    try:
+        _, found = await wire.call("CONFIG", "GET", "dir", patience=ANSWER_SECONDS)
+    except (RedisRefusedError, ValueError):
+        return False
+    return _resolved(os.fsdecode(found)) == _resolved(folder)
+
+
+def _resolved(folder: str | Path) -> str:
+    return os.path.realpath(folder)
 
 
 async def _is_taken(port: int) -> bool:

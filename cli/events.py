@@ -15,7 +15,7 @@ from polos_redis.state.keys import root_of
 
 from . import commands
 from .all_executions import AllExecutions
-from .completion import execution_ids
+from .completion import unfinished_ids
 from .options import ConnectionOptions, ExecutionId
 from .output import compact, line, note, print_json
 from .usage import UsageError
@@ -51,7 +51,7 @@ def tail(
         typer.Argument(
             metavar="EXECUTION_ID",
             help="Follow this execution until it finishes: its id, or the beginning if unique.",
-            autocompletion=execution_ids,
+            autocompletion=unfinished_ids,
         ),
     ] = None,
     topic: Annotated[

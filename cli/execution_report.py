@@ -67,7 +67,8 @@ def _print_summary(execution: dict[str, Any]) -> None:
         by = f", by {execution['forked_by'][-1]}" if execution["forked_by"] else ""
         _field("forked from", execution["forked_from"], by)
     stuck = execution["stuck"]
-    more = "" if stuck else in_words(details(execution))
+    is_told_below = stuck or execution["status"] == "failed"
+    more = "" if is_told_below else in_words(details(execution))
     _field("status", status(execution["status"]), f" {more}" if more else "")
     if stuck:
         _print_stuck(execution["id"], execution["status"], stuck)

@@ -18,15 +18,18 @@ from .options import (
     By,
     ConnectionOptions,
     Cursor,
+    DeletableId,
     DurableOptions,
     ExecutionId,
     Full,
     Json,
     Limit,
     OfWorkflow,
+    RetryableId,
+    UnfinishedId,
     person,
 )
-from .output import Long, line, note, print_json, shortening, status
+from .output import Long, line, note, print_json, shortening, status, write
 from .tables import table
 from .times import ago, in_words
 from .usage import UsageError
@@ -124,7 +127,7 @@ def show(
 
 
 def cancel(
-    execution_id: ExecutionId, by: By = None, *, connection: DurableOptions, json: Json = False
+    execution_id: UnfinishedId, by: By = None, *, connection: DurableOptions, json: Json = False
 ) -> None:
     """Cancel an execution and its children: no further step starts, and open suspensions are closed.
 
@@ -141,7 +144,7 @@ def cancel(
 
 
 def retry(
-    execution_id: ExecutionId,
+    execution_id: RetryableId,
     skip: Annotated[
         list[str] | None,
         typer.Option(
@@ -229,7 +232,7 @@ def fork(
     if json:
         print_json({"id": handle.id, "workflow_id": handle.workflow_id, "forked_from": execution_id})
     else:
-        print(handle.id, flush=True)
+        write(handle.id)
 
 
 def _result(given: str) -> tuple[str, Any]:
@@ -241,7 +244,7 @@ def _result(given: str) -> tuple[str, Any]:
 
 
 def delete(
-    execution_id: ExecutionId,
+    execution_id: DeletableId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     *,
     connection: DurableOptions,

@@ -77,10 +77,11 @@ async def _read_workers(client: PolosClient) -> list[WorkerReading]:
 def worker_row(one: WorkerReading) -> tuple[Part, ...]:
     """Returns the cells of `WORKER_TITLES`."""
     facts = one.facts
+    is_up = one.status != "silent"  # how long a silent one has been up is not known
     return (
         one.id,
         status(one.status),
-        "-" if facts is None else duration(facts.up_seconds),
+        duration(facts.up_seconds) if facts is not None and is_up else "-",
         str(one.entries) if facts is None else f"{one.entries} of {facts.concurrency}",
         "-" if facts is None else facts.version,
         Long(", ".join(one.queues or sorted(one.held)) or "-"),

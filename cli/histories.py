@@ -20,7 +20,7 @@ from . import commands, completion
 from .executions import Status
 from .ids import full_id, is_beginning
 from .options import ConnectionOptions, Json, Limit
-from .output import line, note, print_json
+from .output import line, note, print_json, write
 from .usage import UsageError
 
 MOST_NAMED = 10  # step keys in a message
@@ -75,15 +75,15 @@ def export(
     if status is not None and not workflow:
         raise UsageError("--status is for --workflow: executions named by id are exported with any status")
 
-    async def write(client: PolosClient) -> int:
+    async def print_all(client: PolosClient) -> int:
         count = 0
         async for execution_id in _chosen(client, execution_ids, workflow, status, limit):
             async for history in _read(client, execution_id, children):
-                print(history.to_line(), flush=True)
+                write(history.to_line())
                 count += 1
         return count
 
-    count = connection.run(write)
+    count = connection.run(print_all)
     note(f"exported {_executions(count)}")
 
 
@@ -199,7 +199,7 @@ def _histories(source: str, connection: ConnectionOptions) -> Iterator[History]:
     elif Path(source).is_file():
         lines = read_lines(Path(source).read_bytes().splitlines(), source)
     elif source.endswith((".jsonl", ".json")) or "/" in source:
-        raise HistoryError(f"no such file: {source}")
+        raise UsageError(f"no such file: {source}")
     else:
         yield connection.run(lambda client: _named(client, source))
         return

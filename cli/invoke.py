@@ -15,7 +15,7 @@ from polos_redis.workflow import InvokeOptions
 from . import commands, completion
 from .json_option import read_json
 from .options import DurableOptions, Json
-from .output import note, print_json, printable
+from .output import note, print_json, printable, write
 from .usage import UsageError
 
 
@@ -27,7 +27,7 @@ def invoke(
     workflow_id: Annotated[
         str,
         typer.Argument(
-            metavar="WORKFLOW_ID", help="The workflow's id.", autocompletion=completion.workflow_ids
+            metavar="WORKFLOW_ID", help="The workflow's id.", autocompletion=completion.invocable_workflow_ids
         ),
     ],
     input: Annotated[
@@ -101,7 +101,7 @@ def invoke(
         if json:
             print_json({"id": execution_id, "workflow_id": workflow_id})
         else:
-            print(execution_id, flush=True)
+            write(execution_id)
         return 0
 
     raise typer.Exit(connection.run(run))

@@ -13,7 +13,7 @@ from polos_redis.apikeys import ApiKey
 from . import commands
 from .completion import workflow_ids
 from .options import ConnectionOptions, Full, Json
-from .output import Long, Part, line, note, print_json, shortening
+from .output import Long, Part, line, note, print_json, shortening, write
 from .tables import table
 from .times import ago, iso, utc
 
@@ -84,7 +84,7 @@ def create(
         return
     covered = f" on {', '.join(key.workflows)}" if key.workflows else ""
     note(f"key {key.id} for {name}: {', '.join(key.scopes)}{covered}; valid {_until(key)}; shown only once:")
-    print(secret, flush=True)
+    write(secret)
 
 
 def list_keys(full: Full = False, *, connection: ConnectionOptions, json: Json = False) -> None:

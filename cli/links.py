@@ -12,8 +12,8 @@ from polos_redis.errors import ConfigurationError
 from polos_redis.links import Links, Scope
 
 from . import commands
-from .options import ConnectionOptions, ExecutionId, Json, StepKey
-from .output import note, print_json
+from .options import AnswerableId, ConnectionOptions, Json, StepKey
+from .output import note, print_json, write
 from .suspensions import only_suspension
 from .times import utc
 
@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def link(
-    execution_id: ExecutionId,
+    execution_id: AnswerableId,
     step_key: StepKey = None,
     name: Annotated[
         str | None,
@@ -89,7 +89,7 @@ def link(
         status = suspension["status"]
         note(f"{signed.step_key} of {signed.execution_id} is {status}: it can no longer be decided")
     note(f"for {signed.name or 'anyone who has it'}, to {signed.scope}, until {utc(signed.expires_at)}:")
-    print(address, flush=True)
+    write(address)
 
 
 async def _suspension(client: PolosClient, execution_id: str, step_key: str | None) -> dict[str, Any]:

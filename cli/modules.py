@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -14,10 +15,30 @@ from polos_redis.errors import PolosError
 from polos_redis.values.type_names import name_of_file
 
 from .output import note, printable
+from .usage import UsageError
 
 
 class ModuleError(PolosError):
     """A module can't be imported. The message names it and the error."""
+
+
+class NoModuleError(ModuleError, UsageError):
+    """There is no such module or file."""
+
+
+def look_for(target: str) -> None:
+    """Raises `NoModuleError` if there is no such file or module, as far as this can be told without importing
+    anything: of `package.module`, only the package is looked for."""
+    if is_file(target):
+        _existing_file(target)
+        return
+    package = target.partition(".")[0]
+    if not package or target.endswith("."):
+        raise NoModuleError(f"{target!r} is neither the name of a module nor that of a file")
+    if package in sys.modules or PathFinder.find_spec(package, [str(Path.cwd())]) is not None:
+        return
+    if importlib.util.find_spec(package) is None:
+        raise _no_module(package)
 
 
 def load(target: str) -> None:
@@ -30,6 +51,7 @@ def load(target: str) -> None:
     if is_file(target):
         _load_file(target)
     else:
+        look_for(target)
         _make_importable(Path.cwd())
         _run(target, lambda: importlib.import_module(target))
 
@@ -39,20 +61,31 @@ def is_file(target: str) -> bool:
     return target.endswith(".py") or "/" in target or "\\" in target
 
 
-def _load_file(target: str) -> None:
+def _existing_file(target: str) -> Path:
     path = Path(target).absolute()
     if path.is_dir():
-        raise ModuleError(f"{target} is a folder: pass a file in it, or a module")
+        raise NoModuleError(f"{target} is a folder: pass a file in it, or a module")
     if not path.is_file():
-        raise ModuleError(f"no such file: {target}")
+        raise NoModuleError(f"no such file: {target}")
+    if importlib.util.spec_from_file_location("", path) is None:
+        raise NoModuleError(f"{target} is not a Python file: its name does not end in .py")
+    return path
+
+
+def _no_module(name: str) -> NoModuleError:
+    return NoModuleError(f"no module named {name!r} in {Path.cwd()} or among the installed packages")
+
+
+def _load_file(target: str) -> None:
+    path = _existing_file(target)
     name = name_of_file(str(path))
     imported = sys.modules.get(name)
     if imported is not None:
         _check_file(imported, target, path)
         return
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ModuleError(f"{target} is not a Python file: its name does not end in .py")
+    assert spec is not None
+    assert spec.loader is not None  # as it is a Python file
     _make_importable(path.parent)
     if "." in name:
         _make_importable(path.parents[name.count(".")])
@@ -92,9 +125,7 @@ def _run(target: str, run: Callable[[], object]) -> None:
     except BaseException as error:
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{target}.".startswith(f"{missing}."):
-            raise ModuleError(
-                f"no module named {missing!r} in {Path.cwd()} or among the installed packages"
-            ) from None
+            raise _no_module(missing) from None
         frames = _user_frames(error.__traceback__)
         shown = "".join(traceback.format_exception(type(error), error, frames))
         note("\n".join(map(printable, shown.expandtabs(4).rstrip().split("\n"))))

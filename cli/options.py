@@ -14,7 +14,7 @@ import typer
 from polos_redis.client import PolosClient
 from polos_redis.executions.queries import LIST_LIMIT
 
-from .completion import execution_ids, open_step_keys, workflow_ids
+from . import completion
 
 T = TypeVar("T")
 
@@ -31,20 +31,18 @@ By = Annotated[
         help="Your name, for the record.",
     ),
 ]
-ExecutionId = Annotated[
-    str,
-    typer.Argument(
-        metavar="EXECUTION_ID",
-        help="The execution's id, or its beginning if unique.",
-        autocompletion=execution_ids,
-    ),
-]
+_ID = {"metavar": "EXECUTION_ID", "help": "The execution's id, or its beginning if unique."}
+ExecutionId = Annotated[str, typer.Argument(**_ID, autocompletion=completion.execution_ids)]
+AnswerableId = Annotated[str, typer.Argument(**_ID, autocompletion=completion.answerable_ids)]
+UnfinishedId = Annotated[str, typer.Argument(**_ID, autocompletion=completion.unfinished_ids)]
+RetryableId = Annotated[str, typer.Argument(**_ID, autocompletion=completion.retryable_ids)]
+DeletableId = Annotated[str, typer.Argument(**_ID, autocompletion=completion.deletable_ids)]
 StepKey = Annotated[
     str | None,
     typer.Argument(
         metavar="STEP_KEY",
         help="The suspension's step key. Needed only if several are open.",
-        autocompletion=open_step_keys,
+        autocompletion=completion.open_step_keys,
     ),
 ]
 OfWorkflow = Annotated[
@@ -53,7 +51,7 @@ OfWorkflow = Annotated[
         "--workflow",
         metavar="WORKFLOW_ID",
         help="Only those of this workflow.",
-        autocompletion=workflow_ids,
+        autocompletion=completion.workflow_ids,
     ),
 ]
 Full = Annotated[bool, typer.Option("--full", help="Show long values whole on a terminal, too.")]

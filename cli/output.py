@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,12 +67,27 @@ def print_json(
     stream = stream or sys.stdout
     plain_ascii = (stream.encoding or "").lower().replace("-", "") != "utf8"
     rendered = visible_json(json.dumps(value, ensure_ascii=plain_ascii, indent=indent, default=str))
-    print(rendered if secrets else redact_text(rendered), file=stream, flush=True)
+    write(rendered if secrets else redact_text(rendered), stream)
 
 
 def note(text: str) -> None:
     """Prints a message to standard error; standard output is for results."""
-    print(printable(text, multiline=True), file=sys.stderr, flush=True)
+    write(printable(text, multiline=True), sys.stderr)
+
+
+def write(text: str, stream: TextIO | None = None) -> None:
+    """Writes whole lines in one piece: what other processes write to the same terminal or file comes before
+    or after. `print` writes the end of the last line on its own."""
+    stream = stream or sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def discard(stream: TextIO) -> None:
+    """Discards what a stream still holds and whatever is written to it later, as its reader is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class Shortening:
@@ -127,10 +143,11 @@ def line(*parts: Part, stream: TextIO | None = None) -> None:
         screen = console(stream)
         if shortens():
             parts = _shortened(parts, LONG_LINES * screen.width, stream)
-        screen.print(styled(*parts), soft_wrap=True)
+        text = styled(*parts)
+        text.rstrip()
+        screen.print(text, soft_wrap=True)
     else:
-        text = "".join(printable(words(part)) for part in parts)
-        print(text.rstrip(), file=stream, flush=True)
+        write("".join(printable(words(part)) for part in parts).rstrip(), stream)
 
 
 def _shortened(parts: tuple[Part, ...], cells: int, stream: TextIO) -> tuple[Part, ...]:
@@ -200,9 +217,10 @@ def field(name: str, value: Part, width: int, *, stream: TextIO | None = None) -
             width = len(name) - 1  # as it has one space less
     else:
         rows = list(text.wrap(screen, room))
-    screen.print(styled((name.ljust(width), "dim"), "  ").append_text(rows[0]), soft_wrap=True)
-    for one in rows[1:]:
-        screen.print(styled(" " * (width + 2)).append_text(one), soft_wrap=True)
+    starts = [styled((name.ljust(width), "dim"), "  "), *(styled(" " * (width + 2)) for _ in rows[1:])]
+    for start, row in zip(starts, rows, strict=True):
+        start.append_text(row).rstrip()
+        screen.print(start, soft_wrap=True)
 
 
 def panel(title: str, fields: Mapping[str, str], stream: TextIO) -> None:
@@ -223,8 +241,7 @@ def panel(title: str, fields: Mapping[str, str], stream: TextIO) -> None:
             field(name, value, width, stream=stream)
         return
     texts = [title, *(f"  {name.ljust(width)}  {value}" for name, value in fields.items())]
-    text = "".join(f"{printable(row).rstrip()}\n" for row in texts)
-    print(text, end="", file=stream, flush=True)  # at once: other processes may print as well
+    write("\n".join(printable(row).rstrip() for row in texts), stream)
 
 
 def console(stream: TextIO) -> Console:

@@ -10,16 +10,16 @@ from polos_redis import schedules
 from polos_redis.client import PolosClient
 from polos_redis.schedules import Schedule
 
-from . import commands
-from .completion import schedule_ids
+from . import commands, completion
 from .options import ConnectionOptions, Json, OfWorkflow
 from .output import Part, line, note, print_json
 from .tables import table
 from .times import ago, dated, iso
 
-ScheduleId = Annotated[
-    str, typer.Argument(metavar="SCHEDULE_ID", help="The schedule's id.", autocompletion=schedule_ids)
-]
+_ID = {"metavar": "SCHEDULE_ID", "help": "The schedule's id."}
+ScheduleId = Annotated[str, typer.Argument(**_ID, autocompletion=completion.schedule_ids)]
+ActiveId = Annotated[str, typer.Argument(**_ID, autocompletion=completion.active_schedule_ids)]
+PausedId = Annotated[str, typer.Argument(**_ID, autocompletion=completion.paused_schedule_ids)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,7 +49,7 @@ def list_schedules(workflow: OfWorkflow = None, *, connection: ConnectionOptions
         table(titles, [_row(one) for one in found])
 
 
-def pause(schedule_id: ScheduleId, *, connection: ConnectionOptions, json: Json = False) -> None:
+def pause(schedule_id: ActiveId, *, connection: ConnectionOptions, json: Json = False) -> None:
     """Pause a schedule: it starts nothing until it is resumed. Deploying the workflow does not resume it.
 
     \b
@@ -59,7 +59,7 @@ def pause(schedule_id: ScheduleId, *, connection: ConnectionOptions, json: Json 
     _report(connection.run(lambda client: _changed(client, schedule_id, schedules.pause)), "paused", json)
 
 
-def resume(schedule_id: ScheduleId, *, connection: ConnectionOptions, json: Json = False) -> None:
+def resume(schedule_id: PausedId, *, connection: ConnectionOptions, json: Json = False) -> None:
     """Resume a paused schedule at its next tick. Ticks missed while it was paused are not made up.
 
     \b

@@ -17,11 +17,11 @@ from polos_redis.values import schemas
 from . import commands
 from .json_option import read_json
 from .options import (
+    AnswerableId,
     By,
     ConnectionOptions,
     Cursor,
     DurableOptions,
-    ExecutionId,
     Full,
     Json,
     Limit,
@@ -143,7 +143,7 @@ def resume_command(execution_id: str, step_key: str, *, schema: dict[str, Any] |
 
 
 def resume(
-    execution_id: ExecutionId,
+    execution_id: AnswerableId,
     step_key: StepKey = None,
     data: Annotated[
         str | None,

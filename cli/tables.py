@@ -6,9 +6,24 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
-from .output import LONG_LINES, Long, Part, console, cut, field, line, printable, shortens, styled, words
+from .output import (
+    LONG_LINES,
+    Long,
+    Part,
+    console,
+    cut,
+    field,
+    line,
+    printable,
+    shortens,
+    styled,
+    words,
+    write,
+)
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.segment import Segments
     from rich.table import Table
     from rich.text import Text
 
@@ -28,7 +43,7 @@ def table(titles: Sequence[str], rows: Sequence[Row]) -> None:
     screen = console(sys.stdout)
     found = columns(titles, rows, screen.width, sys.stdout)
     if found is not None:
-        screen.print(found)
+        screen.print(_without_trailing_blanks(found, screen), end="")
         return
     width = max(map(len, titles))
     for number, row in enumerate(rows):
@@ -42,8 +57,22 @@ def table(titles: Sequence[str], rows: Sequence[Row]) -> None:
 def _print_plain(titles: Sequence[str], rows: Sequence[Row]) -> None:
     texts = [list(titles), *([printable(words(part)) for part in row] for row in rows)]
     widths = [min(WIDEST, max(len(row[column]) for row in texts)) for column in range(len(titles))]
-    for row in texts:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    padded = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in texts]
+    write("\n".join("  ".join(row).rstrip() for row in padded))
+
+
+def _without_trailing_blanks(table: Table, screen: Console) -> Segments:
+    """Returns a table as text; rich fills every line up to the width of its columns."""
+    from rich.segment import Segment, Segments
+
+    found = []
+    for row in screen.render_lines(table, pad=False):
+        while row and not row[-1].text.strip():
+            row.pop()
+        if row:
+            row[-1] = Segment(row[-1].text.rstrip(), row[-1].style)
+        found += [*row, Segment.line()]
+    return Segments(found)
 
 
 def columns(titles: Sequence[str], rows: Sequence[Row], width: int, stream: IO[str]) -> Table | None:

@@ -192,7 +192,9 @@ async def _settle(worker: Worker, thresholds: tuple[int, int, int]) -> None:
     collector.settle(thresholds)
 
 
-def exit_soon(code: int, why: str = "exiting while user code is still running") -> None:
+def exit_soon(
+    code: int, why: str = "exiting while user code is still running", seconds: float = EXIT_SECONDS
+) -> None:
     """Exits soon even if user code still runs: threads can't be stopped, tasks may ignore cancellation."""
 
     def say() -> None:
@@ -207,6 +209,6 @@ def exit_soon(code: int, why: str = "exiting while user code is still running") 
         last_words.join(FLUSH_SECONDS)
         os._exit(code)
 
-    timer = threading.Timer(EXIT_SECONDS, exit_now)
+    timer = threading.Timer(seconds, exit_now)
     timer.daemon = True
     timer.start()

@@ -360,7 +360,8 @@ class ExecutionSummary(View):
     open_waits: int
     """How many waits are open in all."""
     reason: str | None
-    """Why it is stuck or paused."""
+    """Why it is stuck or paused, or has failed: the error's type and the beginning of its message, on one
+    line."""
     cancelled_by: str | None
     version: str | None
     """The version of the code that started it; None before its start, and without one."""

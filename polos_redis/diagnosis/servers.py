@@ -45,9 +45,16 @@ def _kind(facts: ServerFacts) -> Finding:
     kind, version = "Redis", facts.info.get("redis_version", "?")
     if "valkey_version" in facts.info:
         kind, version = "Valkey", facts.info["valkey_version"]
-    days, seconds = divmod(facts.number("uptime_in_seconds"), 86400)
-    up = count(days, "day") if days else f"{seconds // 3600} h {seconds % 3600 // 60} min"
-    return ok("server", facts.address, f"{kind} {version}, up {up}")
+    return ok("server", facts.address, f"{kind} {version}, up {_duration(facts.number('uptime_in_seconds'))}")
+
+
+def _duration(seconds: int) -> str:
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return count(days, "day")
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds} s"
 
 
 def _persistence(facts: ServerFacts) -> Iterator[Finding]:

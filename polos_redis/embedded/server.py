@@ -115,6 +115,14 @@ class EmbeddedServer:
         return self._pid
 
     @property
+    def lifeline(self) -> int:
+        """File descriptor that keeps the running server running. It does so in a child process that inherits
+        it, too, until that has ended, even if this process is killed before."""
+        if self._keeper is None or self._keeper.stdin is None:
+            raise RedisUnavailableError("the embedded server is not running: call start() first")
+        return self._keeper.stdin.fileno()
+
+    @property
     def data_dir(self) -> Path:
         """Directory of the server's data and log."""
         if self._data_dir is None:

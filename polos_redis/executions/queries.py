@@ -42,6 +42,7 @@ from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.statuses import STATUSES, UNFINISHED, Condition
 from polos_redis.state.store import Store
+from polos_redis.state.stored_errors import ErrorRecord, parse_error
 from polos_redis.state.suspensions import MOST_BYTES
 from polos_redis.tasks import Slices
 from polos_redis.values.plain import readable
@@ -74,8 +75,12 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     word = text(fields["status"])
     condition: Condition | None
     if word in FINISHED:
-        by = text(fields.get("cancelled_by")) or None
-        condition = Condition(word, text(fields["workflow"]), cancelled_by=by)
+        condition = Condition(
+            word,
+            text(fields["workflow"]),
+            cancelled_by=text(fields.get("cancelled_by")) or None,
+            error=_error(fields.get("error")),
+        )
     else:
         condition = (await store.statuses.read([execution_id], MOST_WAITS)).get(execution_id)
         if condition is None or condition.word not in UNFINISHED:  # it has ended since, or was deleted
@@ -200,14 +205,18 @@ async def list_executions(
 
 async def _summaries(store: Store, rows: list[list[Any]]) -> list[ExecutionSummary]:
     """Returns the executions in rows of `newest`, without those that are deleted meanwhile."""
-    kept = ("completed", "failed")  # their rows say it all
+    kept = ("completed", "failed")  # their rows say all but the error
     others = [text(row[0]) for row in rows if text(row[2]) not in kept]
+    failed = [text(row[0]) for row in rows if row[2] == b"failed"]
     current = await store.statuses.read(others) if others else {}
+    fields = await asyncio.gather(*(store.executions.read_fields(one, "error") for one in failed))
+    errors = {one: _error(packed) for one, (packed,) in zip(failed, fields, strict=True)}
     found = []
     for row in rows:
         execution_id, workflow_id, stored = text(row[0]), text(row[1]), text(row[2])
         if stored in kept:
-            condition = Condition(stored, workflow_id, int(row[3]), int(row[4] or 0), int(row[5] or 0))
+            times = int(row[3]), int(row[4] or 0), int(row[5] or 0)
+            condition = Condition(stored, workflow_id, *times, error=errors.get(execution_id))
         elif execution_id in current:
             condition = current[execution_id]
         else:
@@ -224,6 +233,10 @@ async def _summaries(store: Store, rows: list[list[Any]]) -> list[ExecutionSumma
             )
         )
     return found
+
+
+def _error(packed: bytes | None) -> ErrorRecord | None:
+    return None if packed is None else parse_error(packed)
 
 
 async def list_suspensions(

@@ -16,6 +16,8 @@ from polos_redis.state.statuses import KINDS, Condition, PendingWait
 from polos_redis.values.plain import readable
 from polos_redis.values.times import iso, to_iso, utc
 
+MOST_OF_ERROR: Final = 200  # characters
+
 _NOUNS: Final = {
     "person": ("a person", "people"),
     "time": ("a time", "times"),
@@ -58,9 +60,19 @@ def status_view(status: Condition, read: Read = readable) -> dict[str, Any]:
         ],
         "waits_for": [_wait_view(one) for one in status.waits],
         "open_waits": status.open_waits,
-        "reason": None if status.reason is None else redact_text(status.reason.message),
+        "reason": _reason(status),
         "cancelled_by": status.cancelled_by,
     }
+
+
+def _reason(status: Condition) -> str | None:
+    if status.reason is not None:
+        return redact_text(status.reason.message)
+    if status.error is None:
+        return None
+    words = (status.error.type, *redact_text(status.error.message).split())
+    found = f"{words[0]}: {' '.join(words[1:])}" if words[1:] else words[0]
+    return found if len(found) <= MOST_OF_ERROR else f"{found[:MOST_OF_ERROR]} ..."
 
 
 def _wait_view(wait: PendingWait) -> OpenWait:
@@ -77,7 +89,7 @@ def _wait_view(wait: PendingWait) -> OpenWait:
 def sentence(view: Mapping[str, Any]) -> list[Part]:
     """Returns the status and its details in words: "running charge, attempt 2, since ..., on worker 1f0c"."""
     word, rest = view["status"], details(view)
-    return [f"{word}: " if word in ("stuck", "paused") else f"{word} ", *rest] if rest else [word]
+    return [f"{word}: " if word in ("failed", "stuck", "paused") else f"{word} ", *rest] if rest else [word]
 
 
 def in_text(parts: Iterable[Part]) -> str:
@@ -88,7 +100,7 @@ def in_text(parts: Iterable[Part]) -> str:
 def details(view: Mapping[str, Any]) -> list[Part]:
     """Returns what follows the status, empty if there is nothing to add: the step that runs, its attempt,
     since when and on which worker; what the execution waits for and until when; its place in the queue; why
-    it is stuck or paused; who has cancelled it. `view` has at least the keys of `status_view`."""
+    it has failed, is stuck or paused; who has cancelled it. `view` has at least the keys of `status_view`."""
     match view["status"]:
         case "queued":
             return _place(view)
@@ -97,7 +109,7 @@ def details(view: Mapping[str, Any]) -> list[Part]:
         case "waiting":
             waits = _waits(view)
             return ["for ", *waits] if waits else []
-        case "stuck" | "paused" if view["reason"]:
+        case "failed" | "stuck" | "paused" if view["reason"]:
             return [view["reason"]]
         case "cancelled" if view["cancelled_by"]:
             return [f"by {view['cancelled_by']}"]

@@ -14,6 +14,7 @@ from typing import Any
 from polos_redis.state import scripts
 from polos_redis.state.executions import FINISHED
 from polos_redis.state.partitions import Partitions
+from polos_redis.state.stored_errors import ErrorRecord
 from polos_redis.state.stuck import StuckReason
 from polos_redis.state.timers import starts_ms
 from polos_redis.values.text import raw, text
@@ -71,8 +72,8 @@ class PendingWait:
 class Condition:
     """What an execution is doing. `word`: one of `STATUSES`; `worker`: the id of the worker that runs it;
     `queued_ms`: since when it has been queued; `starts_ms`: when a delayed one is put on its queue; `ahead`:
-    how many executions wait for a slot before it; `reason`: why it is stuck or paused; `waits`: some of its
-    open waits, `open_waits` in all."""
+    how many executions wait for a slot before it; `reason`: why it is stuck or paused; `error`: why it has
+    failed, if that was read; `waits`: some of its open waits, `open_waits` in all."""
 
     word: str
     workflow_id: str
@@ -88,6 +89,7 @@ class Condition:
     running: tuple[RunningAttempt, ...] = ()
     open_waits: int = 0
     waits: tuple[PendingWait, ...] = ()
+    error: ErrorRecord | None = None
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Condition:

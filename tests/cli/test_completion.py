@@ -5,22 +5,51 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
+import typer.main
 
-from polos_redis import PolosClient, WorkflowContext, workflow
+from polos_redis import PolosClient, WorkflowContext, schedules, workflow
 from polos_redis.cli import completion
 from tests.harness.command import POLOS, Command
 from tests.harness.keyboard import terminal
 from tests.harness.running import until, working
 
+Complete = Callable[[typer.Context, str], list[tuple[str, str]]]
 IDS = ("show", "events", "tail", "resume", "export")
 
 
 @workflow(id="approval-to-complete")
 async def approval(ctx: WorkflowContext) -> None:
     await ctx.step.suspend("review", timeout=600)
+
+
+@workflow(id="failing-to-complete")
+async def failing(ctx: WorkflowContext) -> None:
+    raise LookupError("no ink")
+
+
+@workflow(id="exhausted-to-complete", on_exhausted="pause")
+async def exhausted(ctx: WorkflowContext) -> None:
+    raise LookupError("no ink")
+
+
+@workflow(id="parent-to-complete")
+async def parent(ctx: WorkflowContext) -> None:
+    await ctx.step.invoke_and_wait("child", approval)
+
+
+@workflow(id="internal-to-complete", internal=True)
+async def internal(ctx: WorkflowContext) -> None:
+    pass
+
+
+@workflow(id="scheduled-to-complete", schedule="0 3 * * *")
+async def scheduled(ctx: WorkflowContext) -> None:
+    pass
 
 
 @pytest.fixture
@@ -43,6 +72,16 @@ async def completed(polos: Command, *words: str, **environment: str) -> list[str
         polos.environment = before
     assert done.err == ""
     return done.out.split()
+
+
+async def completed_of_one(polos: Command, complete: Complete, word: str) -> list[str]:
+    """The completions of a word as if more executions were newer than those that are listed first."""
+    context = typer.Context(typer.main.get_command(typer.Typer(callback=print)))
+    context.params = {"url": url_of(polos), "namespace": polos.environment["POLOS_NAMESPACE"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(completion, "MOST", 1)
+        patch.setattr(completion, "SECONDS", 20.0)
+        return [one for one, _ in await asyncio.to_thread(complete, context, word)]
 
 
 def test_a_real_bash_completes(polos: Command) -> None:
@@ -99,6 +138,64 @@ async def test_ids_are_completed(polos: Command, client: PolosClient, command: s
         await client.cancel(one)
 
 
+async def test_only_ids_that_a_command_can_use_are_completed(polos: Command, client: PolosClient) -> None:
+    async with working(client, approval, failing, exhausted, parent):
+        handles = {
+            "waiting": await client.invoke(approval),
+            "completed": await client.invoke(approval),
+            "failed": await client.invoke(failing),
+            "paused": await client.invoke(exhausted),
+            "queued": await client.invoke("nobody-serves-this"),
+            "cancelled": await client.invoke("nobody-serves-this"),
+            "parent": await client.invoke(parent),
+        }
+        ids = {name: handle.id for name, handle in handles.items()}
+        await client.cancel(ids["cancelled"])
+
+        async def are_there() -> bool:
+            found = [row.step_key for row in await client.list_suspensions()]
+            states = [await handles[name].status() for name in ("failed", "paused")]
+            return found == ["review"] * 3 and states == ["failed", "paused"]
+
+        await until(are_there)
+        await client.resume(suspend_execution_id=ids["completed"], suspend_step_key="review", data=1)
+        await handles["completed"].result()
+        (child,) = (await client.get_execution(ids["parent"])).children
+        ids["child"] = child.id
+        unfinished = {"waiting", "paused", "queued", "parent", "child"}
+        expected = {
+            "show": ids.keys(),
+            "events": ids.keys(),
+            "audit": ids.keys(),
+            "fork": ids.keys(),
+            "export": ids.keys(),
+            "tail": unfinished,
+            "cancel": unfinished,
+            "resume": {"waiting", "child"},
+            "link": {"waiting", "child"},
+            "retry": {"failed", "paused"},
+            "delete": {"completed", "failed", "cancelled"},
+        }
+        for command, names in expected.items():
+            assert sorted(await completed(polos, command, "")) == sorted(ids[name] for name in names), command
+        old = {
+            completion.execution_ids: expected["show"],
+            completion.unfinished_ids: expected["cancel"],
+            completion.answerable_ids: expected["resume"],
+            completion.retryable_ids: expected["retry"],
+            completion.deletable_ids: expected["delete"],
+        }
+        for complete, names in old.items():
+            for name in ids.keys() - {"parent", "child"}:
+                found = await completed_of_one(polos, complete, ids[name][:12])
+                assert found == [ids[name]] * (name in names), (complete, name)
+            of_child = await completed_of_one(polos, complete, ids["child"][:40])
+            assert of_child == [ids["child"]] * ("child" in names), complete
+        assert sorted(await completed(polos, "resume", "--early", "")) == sorted(ids[x] for x in unfinished)
+        for name in unfinished:
+            await client.cancel(ids[name])
+
+
 async def test_an_old_id_is_completed(polos: Command, client: PolosClient) -> None:
     old = await client.invoke("nobody-serves-this")
     handles = [await client.invoke("nobody-serves-this") for _ in range(completion.MOST)]
@@ -126,6 +223,22 @@ async def test_what_is_named_before_and_options_count(polos: Command, client: Po
             assert option != "-" or {"--url", "--full", "--json"} <= set(found)
         polos.environment["POLOS_NAMESPACE"] = namespace
         await client.cancel(asked.id)
+
+
+async def test_schedules_and_workflows_that_a_command_can_use_are_completed(
+    polos: Command, client: PolosClient
+) -> None:
+    async with working(client, internal, scheduled):
+        (schedule,) = await schedules.list(client)
+        for is_paused in (False, True):
+            if is_paused:
+                await schedules.pause(client, schedule.id)
+            for command, completes in (("pause", not is_paused), ("resume", is_paused), ("delete", True)):
+                expected = [schedule.id] if completes else []
+                assert await completed(polos, "schedules", command, "") == expected, command
+        assert await completed(polos, "invoke", "") == ["scheduled-to-complete"]
+        listed = await completed(polos, "list", "--workflow", "")
+        assert listed == ["internal-to-complete", "scheduled-to-complete"]
 
 
 async def test_zsh_and_fish_get_what_they_ask_for(polos: Command, client: PolosClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import socket
@@ -58,6 +59,50 @@ async def asks(ctx):
     return "asked"
 """
 
+STEPS = """
+import asyncio, os, pathlib, subprocess, sys, time
+from polos_redis import workflow
+
+def write(file, text):
+    with open(file, "a") as out:
+        out.write(f"{text}\\n")
+
+async def note(name):
+    write("began", name)
+    await asyncio.sleep(0.1)
+    write("ended", name)
+
+async def wait(name):
+    write("began", name)
+    while not pathlib.Path("go-on").exists():
+        await asyncio.sleep(0.02)
+
+def leave_processes():
+    program = [sys.executable, "-c", "import time; time.sleep(600)"]
+    write("left", subprocess.Popen(program, close_fds=False).pid)
+    forked = os.fork()
+    if forked == 0:
+        time.sleep(600)
+    write("left", forked)
+
+@workflow(id="dev-steps")
+async def steps(ctx, name):
+    for number in range(5):
+        await ctx.step.run(f"before {number}", note, f"{name} before {number}")
+    await ctx.step.wait_for("nap", seconds=1)
+    await ctx.step.suspend("go")
+    for number in range(5):
+        await ctx.step.run(f"after {number}", note, f"{name} after {number}")
+
+@workflow(id="dev-long")
+async def long(ctx):
+    await ctx.step.run("long", wait, "long")
+
+@workflow(id="dev-leaves")
+async def leaves(ctx):
+    await ctx.step.run("leave", leave_processes)
+"""
+
 
 def _free_port() -> int:
     """A port below those of outgoing connections, so that none takes it before it is used."""
@@ -104,10 +149,11 @@ def _dev(polos: Command, *args: str, shown: str = SHOWN) -> Iterator[Running]:
 
 def _ends(polos: Command, running: Running, number: signal.Signals) -> None:
     """It ends cleanly after a signal, and when it has ended nothing else runs."""
+    shown = running.err.count("Traceback")  # of code that can't be imported
     running.signal(number)
     assert running.wait() == 0, running.err
     assert _living(polos) == []
-    assert "Traceback" not in running.err
+    assert running.err.count("Traceback") == shown
 
 
 def _address(running: Running, name: str) -> str:
@@ -115,8 +161,8 @@ def _address(running: Running, name: str) -> str:
     return address
 
 
-def _invoke(polos: Command, workflow: str) -> str:
-    done = polos.run("invoke", workflow, "--json")
+def _invoke(polos: Command, workflow: str, *args: str) -> str:
+    done = polos.run("invoke", workflow, "--json", *args)
     assert done.code == 0, done.err
     return str(done.json["id"])
 
@@ -130,13 +176,22 @@ def _shown(polos: Command, execution_id: str) -> Any:
 def _waits(polos: Command) -> str:
     """Starts an execution that has come to its question."""
     execution_id = _invoke(polos, "dev-waits")
-    wait_until(lambda: _shown(polos, execution_id)["status"] == "waiting", "it never waited")
+    _reaches(polos, execution_id, "waiting")
     return execution_id
 
 
+def _reaches(polos: Command, execution_id: str, status: str) -> None:
+    wait_until(lambda: _shown(polos, execution_id)["status"] == status, f"it is never {status}")
+
+
 def _result(polos: Command, execution_id: str) -> Any:
-    wait_until(lambda: _shown(polos, execution_id)["status"] == "completed", "it never ended")
+    _reaches(polos, execution_id, "completed")
     return _shown(polos, execution_id)["result"]
+
+
+def _prints_another(running: Running, text: str, than: int) -> None:
+    """Waits until a text was printed more often than so many times."""
+    wait_until(lambda: running.out.count(text) > than, f"no further {text!r}")
 
 
 def _approve(polos: Command, execution_id: str) -> None:
@@ -202,13 +257,18 @@ def test_a_killed_run_leaves_nothing_running_and_the_next_continues(polos: Comma
         running.signal(signal.SIGKILL)
         running.wait()
         _wait_until_all_ended(polos)
+    polos.environment["POLOS_LEASE_SECONDS"] = "3600"
     with _dev(polos) as running:
+        interrupted = _invoke(polos, "dev-sleeps")
+        wait_until((polos.folder / "asleep").exists, "the step never ran")
+        (polos.folder / "no-sleep").touch()
         running.signal(signal.SIGKILL)
         running.wait()
         with _dev(polos) as another:  # while the server of the killed one may still be ending
             assert "(started; its data is in .polos)" in another.out
             _approve(polos, execution_id)
             assert _result(polos, execution_id) == "first"
+            assert _result(polos, interrupted) is None  # without waiting for a lease to expire
 
 
 def test_a_second_ctrl_c_does_not_wait_for_steps(polos: Command) -> None:
@@ -222,6 +282,108 @@ def test_a_second_ctrl_c_does_not_wait_for_steps(polos: Command) -> None:
     (polos.folder / "no-sleep").touch()
     with _dev(polos):
         assert _result(polos, execution_id) is None  # the step ran again
+
+
+def test_a_stop_soon_after_a_reload_lets_steps_finish(polos: Command) -> None:
+    polos.environment["POLOS_GRACE_SECONDS"] = "600"
+    file = polos.folder / "flow.py"
+    file.write_text(STEPS)
+    with _dev(polos) as running:
+        execution_id = _invoke(polos, "dev-long")
+        wait_until((polos.folder / "began").exists, "the step never ran")
+        file.write_text(f"{STEPS}\n# edited")
+        running.wait_for("loaded: dev-leaves")
+        running.signal(signal.SIGINT)
+        running.wait_for("waiting up to 600 s for running steps")
+        (polos.folder / "go-on").touch()
+        assert running.wait() == 0, running.err
+    with _dev(polos):
+        assert _result(polos, execution_id) is None
+    assert (polos.folder / "began").read_text() == "long\n"
+
+
+def test_reloads_lose_nothing_delay_nothing_and_repeat_no_step(polos: Command) -> None:
+    """A worker that ended without handing back what it has would delay it until its lease expires."""
+    polos.environment |= {"POLOS_LEASE_SECONDS": "3600", "POLOS_GRACE_SECONDS": "60"}
+    file = polos.folder / "flow.py"
+    file.write_text(STEPS)
+    with _dev(polos) as running:
+        ids: list[str] = []
+        for number in range(12):
+            loaded = running.out.count("loaded:")
+            file.write_text(f"{STEPS}\n# {number}")
+            if number < 4:
+                ids.append(_invoke(polos, "dev-steps", "--input", f'"{number}"'))
+            elif number == 8:
+                for one in ids:
+                    _reaches(polos, one, "waiting")
+                    _approve(polos, one)
+            _prints_another(running, "loaded:", loaded)
+        for one in ids:
+            assert _result(polos, one) is None
+    expected = [f"{name} {when} {n}" for name in range(4) for when in ("before", "after") for n in range(5)]
+    for name in ("began", "ended"):
+        assert sorted((polos.folder / name).read_text().splitlines()) == sorted(expected)
+
+
+def test_changes_faster_than_an_import_are_loaded(polos: Command) -> None:
+    file = polos.folder / "flow.py"
+    with _dev(polos) as running:
+        for number in range(3):
+            loaded = running.out.count("loaded:")
+            while running.out.count("loaded:") == loaded:
+                changed = running.out.count("changed:")
+                file.write_text(f"{FLOW}\n# {number} {changed}")
+                _prints_another(running, "changed:", changed)
+        _waits(polos)
+
+
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGKILL])
+def test_processes_that_steps_leave_keep_nothing_running(polos: Command, ends: signal.Signals) -> None:
+    (polos.folder / "flow.py").write_text(STEPS)
+    with _dev(polos) as running:
+        _result(polos, _invoke(polos, "dev-leaves"))
+        left = [int(one) for one in (polos.folder / "left").read_text().split()]
+        try:
+            running.signal(ends)
+            running.wait()
+            wait_until(lambda: len(_living(polos)) == len(left), "something else is left running")
+        finally:
+            for one in left:
+                os.kill(one, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("gone.py", "no such file: gone.py"),
+        ("gone", "no module named 'gone' in "),
+        ("lib.gone", "no module named 'lib.gone' in "),
+        ("lib/", "lib/ is a folder: pass a file in it, or a module"),
+    ],
+)
+def test_what_does_not_exist_ends_it(polos: Command, target: str, said: str) -> None:
+    (polos.folder / "lib").mkdir()
+    done = polos.run("dev", "flow.py", target)
+    assert done.code == 2 and said in done.sentence
+    assert (polos.folder / ".polos").exists() == (target == "lib.gone")  # found missing by its import
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [("def f(:", "SyntaxError: "), ("import gone", "ModuleNotFoundError: No module named 'gone'")],
+)
+def test_broken_code_can_be_mended(polos: Command, broken: str, reason: str) -> None:
+    file = polos.folder / "flow.py"
+    file.write_text(broken)
+    with _dev(polos) as running:
+        assert f"not loaded: flow.py can't be imported: {reason}" in running.out
+        assert "none yet" in running.out
+        file.write_text(FLOW)
+        running.wait_for("loaded: dev-asks")
+        file.unlink()
+        running.wait_for("not loaded: no such file: flow.py; the worker keeps the code that it has")
+        _waits(polos)
 
 
 def test_an_import_that_ends_the_process_or_hangs_can_be_edited(polos: Command) -> None:
@@ -283,11 +445,29 @@ def test_a_redis_that_answers_is_used(redis_url: str, namespace: str, polos: Com
     here.environment[MARK] = polos.environment[MARK]
     with _dev(here) as running:
         execution_id = _waits(here)
-        assert "started; its data" not in running.out
+        assert "(already running)" in running.out
     assert not (polos.folder / ".polos").exists()
     with _dev(here):
         _approve(here, execution_id)
         assert _result(here, execution_id) == "first"
+
+
+def test_a_folder_for_data_that_a_running_redis_does_not_use_is_refused(
+    redis_url: str, namespace: str, polos: Command
+) -> None:
+    with _dev(polos, "flow.py", "--data-dir", "mine"):
+        done = polos.run("dev", "flow.py", "--data-dir", "other")
+        assert done.code == 2 and done.sentence.startswith(
+            "polos: --data-dir other: a Redis that keeps its data elsewhere answers already at 127.0.0.1:"
+        )
+        (polos.folder / "link").symlink_to("mine")
+        with polos.start(POLOS, "dev", "--port", "0", "flow.py", "--data-dir", "link") as second:
+            second.wait_for("(already running)")
+            second.signal(signal.SIGINT)
+            assert second.wait() == 0, second.err
+    elsewhere = Command(redis_url, namespace, polos.folder)
+    done = elsewhere.run("dev", "flow.py", "--data-dir", "mine")
+    assert done.code == 2 and done.sentence.startswith("polos: --data-dir mine: a Redis that keeps")
 
 
 def test_a_taken_port(polos: Command) -> None:
@@ -307,7 +487,8 @@ def test_a_redis_elsewhere_must_answer(polos: Command) -> None:
 
 
 def test_wrong_use_is_one_sentence(polos: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "--watch lib: there is no such folder" in polos.here("dev", "flow.py", "--watch", "lib").sentence
+    done = polos.here("dev", "flow.py", "--watch", "lib")
+    assert done.code == 2 and "--watch lib: there is no such folder" in done.sentence
     polos.environment["POLOS_GRACE_SECONDS"] = "soon"
     assert "POLOS_GRACE_SECONDS must be" in polos.run("dev", "flow.py").sentence
     monkeypatch.setitem(sys.modules, "watchfiles", None)

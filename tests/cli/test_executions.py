@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from polos_redis import (
+    ExecutionFailedError,
     ExecutionHandle,
     Polos,
     PolosClient,
@@ -215,6 +216,22 @@ async def test_list_filters_and_continues_by_cursor(polos: Command, redis_url: s
     assert titles.split() == ["ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", "DETAILS"]
     assert cancelled.split()[:2] == [ids[0], "cancelled"] and cancelled.endswith(f"{workflow_id}  by ann")
     assert "more results: --cursor " in first.err
+
+
+async def test_list_says_why_executions_have_failed(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await second_run.invoke(client)
+        with pytest.raises(ExecutionFailedError):
+            await handle.result()
+        _, failed = (await polos("list")).out.splitlines()
+        assert failed.endswith("  cli-second-run  LookupError: no ink")
+        (row,) = (await polos("list", "--json")).json["executions"]
+        assert row["reason"] == "LookupError: no ink"
+        assert (await polos("show", handle.id)).out.count("no ink") == 2  # once more in the traceback
+        await client.retry(handle.id)
+        await handle.result()
+        _, completed = (await polos("list")).out.splitlines()
+        assert completed.endswith("  cli-second-run")
 
 
 async def test_cancel_ends_an_execution_once(polos: Command, redis_url: str, namespace: str) -> None:

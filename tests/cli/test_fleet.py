@@ -92,6 +92,8 @@ async def test_a_dead_worker_is_silent_and_what_is_left_of_one_is_gone(
     assert by_pid[None]["queues"] == ["default"] and by_pid[None]["lease_seconds"] is None
     shown = await polos("workers")
     assert "left  " in shown.out and "gone" in shown.out
+    dead = next(line for line in shown.out.splitlines() if line.startswith(by_pid[worker.pid]["id"]))
+    assert dead.split()[1:3] == ["silent", "-"]
     await client.cancel(held.id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from polos_redis import PolosClient
 from polos_redis.cli import output, tables
 from polos_redis.values.text import first_hidden
+from tests import ROOT
 from tests.harness.command import Command
 
 HOSTILE = st.text(
@@ -43,6 +45,61 @@ def test_json_is_equal_and_harmless(value: Any, indent: int | None) -> None:
     output.print_json(value, stream=stream, indent=indent)
     assert json.loads(stream.getvalue()) == value
     assert first_hidden(stream.getvalue().replace("\n", "")) is None
+
+
+class Kernel(io.RawIOBase):
+    """Where a stream's bytes go: what it is given at once stays together."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        self.is_terminal = is_terminal
+        self.written: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+    def write(self, data: Any) -> int:
+        self.written.append(bytes(data))
+        return len(data)
+
+
+def _stream(kernel: Kernel, unbuffered: bool) -> io.TextIOWrapper:
+    """Like standard output and error, with PYTHONUNBUFFERED or without."""
+    buffer: Any = kernel if unbuffered else io.BufferedWriter(kernel)
+    return io.TextIOWrapper(
+        buffer, "utf-8", "backslashreplace", write_through=unbuffered, line_buffering=kernel.is_terminal
+    )
+
+
+@given(
+    st.lists(HOSTILE | st.text(), min_size=1, max_size=4).map("\n".join),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 5000]),
+)
+def test_no_other_process_writes_into_a_line(
+    text: str, terminal: bool, unbuffered: bool, repeated: int
+) -> None:
+    kernel, text = Kernel(terminal), repeated * text
+    stream = _stream(kernel, unbuffered)
+    with redirect_stdout(stream), redirect_stderr(stream):
+        output.line("a", (text, "bold"), stream=stream)
+        output.lines(text, indent="  ", stream=stream)
+        output.note(text)
+        output.print_json({"text": text})
+        tables.table(["title", "other"], [[text, "a"], [(text, ""), "b"]])
+        output.panel("title", {"name": "value", "text": text}, stream)
+        output.field("name", text, 10, stream=stream)
+    assert all(one.endswith(b"\n") for one in kernel.written)
+
+
+def test_no_command_prints_in_another_way() -> None:
+    for file in (ROOT / "cli").glob("*.py"):
+        calls = [one for one in ast.walk(ast.parse(file.read_text())) if isinstance(one, ast.Call)]
+        names = {one.func.id for one in calls if isinstance(one.func, ast.Name)}
+        assert "print" not in names, file.name
 
 
 @given(HOSTILE, st.booleans())

@@ -147,6 +147,19 @@ async def test_top_fits_its_screen_and_follows_its_width(polos: Command, ids: di
     await asyncio.to_thread(watch)
 
 
+@pytest.mark.parametrize("columns", [40, 60, 120])
+async def test_no_line_ends_with_blanks(polos: Command, ids: dict[str, str], columns: int) -> None:
+    def raw(*command: str) -> list[str]:
+        with terminal(polos, *command, columns=columns) as person:
+            person.end()
+            return person.screen.replace("\r\n", "\n").split("\n")
+
+    for name in (*TABLES, "show answered", "show failed", "suspensions", "doctor"):
+        command = [ids.get(word, word) for word in name.split()]
+        for line in await asyncio.to_thread(raw, *command):
+            assert line == line.rstrip(), (name, line)
+
+
 async def test_without_colours_nothing_is_coloured(polos: Command, ids: dict[str, str]) -> None:
     def raw(**environment: str) -> str:
         with terminal(polos, "list", columns=120, environment=environment) as person:

@@ -217,26 +217,30 @@ async def test_an_endless_thread_does_not_keep_it_alive(
 
 
 @pytest.mark.parametrize(
-    ("target", "source", "said"),
+    ("target", "source", "said", "code"),
     [
-        ("nowhere.flow", None, "no module named 'nowhere' in "),
-        ("nowhere.py", None, "no such file: nowhere.py"),
-        ("flows/", None, "flows/ is a folder"),
-        ("empty.py", "x = 1", "no workflow defined in empty.py"),
+        ("nowhere.flow", None, "no module named 'nowhere' in ", 2),
+        ("json.flow", None, "no module named 'json.flow' in ", 2),
+        (".flow", None, "'.flow' is neither the name of a module nor that of a file", 2),
+        ("nowhere.py", None, "no such file: nowhere.py", 2),
+        ("flows/", None, "flows/ is a folder", 2),
+        ("./flow.txt", "x = 1", "./flow.txt is not a Python file", 2),
+        ("empty.py", "x = 1", "no workflow defined in empty.py", 1),
         (
             "json.py",
             "x = 1",
             "json.py can't be imported as 'json': a module of that name is already imported",
+            1,
         ),
     ],
 )
 def test_an_unusable_target_is_one_sentence(
-    polos: Command, target: str, source: str | None, said: str
+    polos: Command, target: str, source: str | None, said: str, code: int
 ) -> None:
     if source is not None:
         (polos.folder / target).write_text(source)
     done = polos.run("worker", target)
-    assert done.code == 1
+    assert done.code == code
     assert said in done.sentence
 
 

@@ -15,6 +15,7 @@ from polos_redis import ConfigurationError, NotFailedError, NotFinishedError, Wo
 from polos_redis.client import PolosClient
 from polos_redis.executions.statuses import Moment, details, sentence, status_view
 from polos_redis.state.statuses import KINDS, STATUSES, Condition, PendingWait, RunningAttempt
+from polos_redis.state.stored_errors import ErrorRecord
 from polos_redis.state.stuck import StuckReason
 from tests.harness.running import Running, running, until
 
@@ -46,6 +47,11 @@ async def waits(ctx: WorkflowContext) -> None:
         ctx.step.invoke_and_wait("kid", child),
         ctx.step.run("flaky", _fails, max_retries=1, base_delay=3600),
     )
+
+
+@workflow(id="statuses-fails")
+async def fails(ctx: WorkflowContext) -> None:
+    raise LookupError("no ink\n  in any of 3 pens")
 
 
 def _fails() -> None:
@@ -117,6 +123,15 @@ async def test_what_an_execution_waits_for(redis_url: str, namespace: str) -> No
         await at.client.cancel(handle.id)
 
 
+async def test_why_an_execution_has_failed(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, fails) as at:
+        handle = await fails.invoke(at.client)
+        await at.reached(handle, "failed")
+        assert await told(at, handle.id) == "failed: LookupError: no ink in any of 3 pens"
+        (row,) = await at.client.list_executions(status="failed")
+        assert row.reason == "LookupError: no ink in any of 3 pens"
+
+
 async def test_an_unknown_status_is_refused(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         words = "queued, running, waiting, stuck, paused, completed, failed, cancelled"
@@ -152,6 +167,7 @@ statuses = st.builds(
             st.none() | st.integers(0, 3),
         )
     ).map(tuple),
+    error=st.none() | st.builds(ErrorRecord, st.text(min_size=1), st.text()),
 )
 
 
@@ -192,6 +208,16 @@ def test_every_status_can_be_told(status: Condition) -> None:
         ),
         (Condition("stuck", "w", reason=StuckReason("", (), "", "it passes")), "stuck: it passes"),
         (Condition("paused", "w", reason=StuckReason("", (), "", "OSError: no")), "paused: OSError: no"),
+        (Condition("failed", "w"), "failed"),
+        (Condition("failed", "w", error=ErrorRecord("KeyError", "")), "failed: KeyError"),
+        (
+            Condition("failed", "w", error=ErrorRecord("ValidationError", "2 errors\n  amount\n    missing")),
+            "failed: ValidationError: 2 errors amount missing",
+        ),
+        (
+            Condition("failed", "w", error=ErrorRecord("OSError", "x" * 300, "Traceback ...")),
+            f"failed: OSError: {'x' * 191} ...",
+        ),
         (Condition("completed", "w"), "completed"),
         (Condition("cancelled", "w"), "cancelled"),
     ],

@@ -371,6 +371,9 @@ class _Run:
             ("list", "--status", "asleep"),
             ("resume", unknown),
             ("invoke", "x", "--input", "{"),
+            ("dev", "none.py"),
+            ("replay", "none.py", unknown),
+            ("worker", "none.py"),
         ):
             self._exits("wrong usage", *wrong)
         self._exits("Redis is unreachable", "list", "--url", "redis://127.0.0.1:1", "--patience", "0.1")

@@ -23,7 +23,7 @@ _GOLDEN = "tests/compatibility/golden"
 
 def main(*arguments: str) -> None:
     if _git("rev-parse", "HEAD") is None:
-        print("not a git checkout, or no git on PATH: the working tree takes the place of a revision")
+        print("not a git checkout, or no git on PATH: the working tree stands in for an earlier revision")
         with tempfile.TemporaryDirectory() as folder:
             _install(_build(ROOT, Path(folder)))
         return

@@ -25,6 +25,16 @@ from tests.harness.wrong_clock import shifted
 GOOD = {"maxmemory": "200mb"}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min"), (3661, "1 h 1 min"), (90000, "1 day")],
+)
+def test_how_long_a_server_is_up(seconds: int, words: str) -> None:
+    facts = ServerFacts("there:1", info={"redis_version": "7.4.0", "uptime_in_seconds": str(seconds)})
+    (kind,) = [one for one in check_server(facts) if one.check == "server"]
+    assert kind.found == f"Redis 7.4.0, up {words}"
+
+
 @contextmanager
 def serving(folder: Path, binary: Path, **config: str) -> Iterator[EmbeddedServer]:
     """A server with these settings beside those that are recommended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_an_unusable_server_is_an_error(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "there is no such file" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("words", [("--quick", "--only", "invoke"), ("--help",), ("report", "--help")])
+def test_without_a_reader_it_ends_quietly(words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "benchmarks", *words]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == ("[1/1] invoke\n" if "invoke" in words else "")
 
 
 # --- python -m benchmarks loss --------------------------------------------------------------
