@@ -19,7 +19,7 @@ from tests.harness.keyboard import terminal
 from tests.harness.running import until, working
 
 Complete = Callable[[typer.Context, str], list[tuple[str, str]]]
-IDS = ("show", "events", "tail", "resume", "export")
+IDS = ("show", "events", "tail", "cancel", "export")
 
 
 @workflow(id="approval-to-complete")
