@@ -8,7 +8,7 @@
 # make test-previous    the previous release's worker and client beside these; PREVIOUS=COMMIT names another one
 # make test-floors      some tests, with the oldest dependencies that pyproject.toml allows
 # make chaos            every feature under every fault, for half an hour: 15 seeds on several servers
-# make bench            the figures, also of peers, as a page with plots in benchmarks/results: about 20 minutes
+# make bench            the figures, also of peers, as a page with plots in benchmarks/results: about 12 minutes
 # make snapshots        the public surfaces as they are now, in tests/compatibility/snapshots
 # make golden           what this version stores, in tests/compatibility/golden
 # make docs             the documentation as a site, in site/

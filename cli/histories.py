@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -154,19 +155,19 @@ def replay(
 
     if step is not None and not debug:
         raise UsageError("--step is for --debug: it names the step to stop before")
-    logging.getLogger("polos").setLevel(logging.CRITICAL)  # the report says it
-    modules.load(module)
-    histories = [one for source in sources for one in _histories(source, connection)]
-    debugger = StepDebugger(step) if debug else None
     diverged = []
-    for history, divergence in replays(
-        histories, before_call=None if debugger is None else debugger.before_call
-    ):
-        if divergence is not None:
-            diverged.append(divergence)
-            if not json:
-                line(("diverged  ", "bold red"), f"{history.workflow_id} ", (history.id, "bold"))
-                line("  ", divergence.message)
+    debugger = StepDebugger(step) if debug else None
+    with _unlogged():  # the report says it
+        modules.load(module)
+        histories = [one for source in sources for one in _histories(source, connection)]
+        for history, divergence in replays(
+            histories, before_call=None if debugger is None else debugger.before_call
+        ):
+            if divergence is not None:
+                diverged.append(divergence)
+                if not json:
+                    line(("diverged  ", "bold red"), f"{history.workflow_id} ", (history.id, "bold"))
+                    line("  ", divergence.message)
     if json:
         print_json({"replayed": len(histories), "diverged": [asdict(one) for one in diverged]})
     else:
@@ -175,6 +176,17 @@ def replay(
         raise UsageError(f"--step {step}: {_never_reached(step, list(debugger.called), histories)}")
     if diverged:
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    logger = logging.getLogger("polos")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _never_reached(step_key: str, called: Sequence[str], histories: Sequence[History]) -> str:

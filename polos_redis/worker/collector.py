@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 
-LEAST = 5_000  # objects more than were freed, until the youngest are looked through
+LEAST = 2_000  # objects more than were freed, until the youngest are looked through
 
 
 def settle(defaults: tuple[int, int, int]) -> None:

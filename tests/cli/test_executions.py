@@ -227,7 +227,7 @@ async def test_list_says_why_executions_have_failed(polos: Command, working: Pol
         assert failed.endswith("  cli-second-run  LookupError: no ink")
         (row,) = (await polos("list", "--json")).json["executions"]
         assert row["reason"] == "LookupError: no ink"
-        assert (await polos("show", handle.id)).out.count("no ink") == 2  # once more in the traceback
+        assert (await polos("show", handle.id)).out.count("no ink") == 3  # twice in the traceback
         await client.retry(handle.id)
         await handle.result()
         _, completed = (await polos("list")).out.splitlines()

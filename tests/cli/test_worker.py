@@ -100,7 +100,7 @@ def test_a_worker_settles_the_garbage_collector(polos: Command) -> None:
     with polos.worker("collector.py"):
         done = polos.run("invoke", "cli-collector", "--wait")
         first, *others = gc.get_threshold()
-        assert (done.code, done.json) == (0, [max(first, 5_000), *others, True]), done.err
+        assert (done.code, done.json) == (0, [max(first, 2_000), *others, True]), done.err
 
 
 def test_a_worker_leaves_a_collector_alone_that_the_module_has_set(polos: Command) -> None:

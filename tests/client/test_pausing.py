@@ -246,9 +246,10 @@ async def test_a_cancel_or_the_run_timeout_ends_it(world: World, redis_url: str,
         await store.wire.call("ZADD", timers, "XX", 1, f"t{late.id}")
         with pytest.raises(ExecutionFailedError, match="WorkflowTimeoutError"):
             await at.result(late)
-        for one in (cancelled, late):
+        timeout = "WorkflowTimeoutError: it did not finish within its 3600 seconds"
+        for one, reason in ((cancelled, None), (late, timeout)):
             found = await at.client.get_execution(one.id)
-            assert (found["stuck"], found["reason"]) == (None, None)
+            assert (found["stuck"], found["reason"]) == (None, reason)
 
 
 async def test_an_input_that_does_not_fit_fails_it(redis_url: str, namespace: str) -> None:

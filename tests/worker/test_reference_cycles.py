@@ -107,7 +107,7 @@ def test_the_collector_is_left_alone_when_other_code_has_set_it() -> None:
         assert gc.get_threshold() == before
         assert not gc.get_freeze_count()
         collector.settle(before)
-        assert gc.get_threshold() == (max(5_000, before[0]), *before[1:])
+        assert gc.get_threshold() == (max(2_000, before[0]), *before[1:])
         assert gc.get_freeze_count() > 1000
     finally:
         gc.unfreeze()
