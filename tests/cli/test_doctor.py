@@ -40,6 +40,12 @@ async def test_ten_problems_are_found_each_with_a_remedy(tmp_path: Path, binary:
             held = await client.invoke(gated, {"gate": "never"})
             await fleet.seen(held.id, "two")
             worker.kill()  # a dead lease, and its execution
+
+            async def has_been_idle() -> bool:
+                rows = await call("XINFO", "CONSUMERS", f"{prefix}queue:default", keys.GROUP)
+                return all(int(dict(zip(row[::2], row[1::2], strict=True))[b"idle"]) > 1000 for row in rows)
+
+            await until(has_been_idle, "the killed worker to have read nothing for a lease")
             await client.invoke("nobody-has-this", {"x": 1})  # an unknown workflow
             late = await client.invoke(gated, {"gate": "never"}, start_delay=3600)
             await call("ZADD", f"{prefix}{keys.TIMERS}", "XX", 1_700_000_000_000, f"p{late.id}")  # overdue
