@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import cProfile
-import gc
 import sys
 import time
 
@@ -52,7 +51,7 @@ def _settle() -> None:
         from polos_redis.worker import collector
     except ImportError:  # an older checkout, which `compare` measures
         return
-    collector.settle(gc.get_threshold())
+    collector.settle()
 
 
 async def _line_or_end(reader: asyncio.StreamReader, running: asyncio.Task[None] | None) -> str:

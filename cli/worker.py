@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import sys
@@ -147,7 +146,6 @@ def worker(
     from . import modules as user_modules
 
     log_to_stderr(LogFormat.json if json else log_format, log_level)
-    thresholds = gc.get_threshold()
     for module in modules:
         user_modules.load(module)
     if not registered():
@@ -162,17 +160,17 @@ def worker(
         "metrics_port": metrics_port,
         "metrics_host": metrics_host,
     }
-    event_loop.run(_work(connection.client(), options, thresholds))
+    event_loop.run(_work(connection.client(), options))
 
 
-async def _work(client: PolosClient, options: dict[str, Any], thresholds: tuple[int, int, int]) -> None:
+async def _work(client: PolosClient, options: dict[str, Any]) -> None:
     from polos_redis.worker import Worker
 
     worker = Worker(
         client, on_blocked=lambda: exit_soon(BLOCKED, "exiting: the event loop is blocked"), **options
     )
     code = 1
-    settled = asyncio.create_task(_settle(worker, thresholds))
+    settled = asyncio.create_task(_settle(worker))
     try:
         async with client:
             await worker.run()
@@ -185,11 +183,11 @@ async def _work(client: PolosClient, options: dict[str, Any], thresholds: tuple[
         exit_soon(code)
 
 
-async def _settle(worker: Worker, thresholds: tuple[int, int, int]) -> None:
+async def _settle(worker: Worker) -> None:
     from polos_redis.worker import collector
 
     await worker.ready.wait()
-    collector.settle(thresholds)
+    collector.settle()
 
 
 def exit_soon(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ async def worker(address: str, ready: process.Ready) -> None:
         worker = Worker(client, ALL)
         running = asyncio.create_task(worker.run())
         await worker.ready.wait()
-        collector.settle(gc.get_threshold())  # as `polos worker` does
+        collector.settle()  # as `polos worker` does
         ready()
         await running
 

@@ -77,7 +77,10 @@ class _StepStart:
             return False
         if record.status == "closed":
             return ended < floor(self._began)  # in that millisecond, the end that followed may have closed it
-        return ended <= self._began or (record.opened_ms < floor(self._began) and ended <= self._finished)
+        if ended <= self._began or (record.opened_ms < floor(self._began) and ended <= self._finished):
+            return True
+        # as in `_follows_step`
+        return self._is_step and ended <= self._finished and ended < self._began + 1
 
     def _follows_step(self, at: float) -> bool:
         if not self._is_step:

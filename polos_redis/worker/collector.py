@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import gc
 
-LEAST = 2_000  # objects more than were freed, until the youngest are looked through
 
-
-def settle(defaults: tuple[int, int, int]) -> None:
-    """Leave what is loaded by now out of collections, and collect the youngest objects less often. Does
-    nothing if other code has disabled the collector, or has set thresholds that differ from `defaults`."""
-    if gc.isenabled() and gc.get_threshold() == defaults:
+def settle() -> None:
+    """Leave what is loaded by now out of collections, unless other code has disabled the collector."""
+    if gc.isenabled():
         gc.collect()
         gc.freeze()
-        gc.set_threshold(max(LEAST, defaults[0]), *defaults[1:])
