@@ -25,6 +25,7 @@ class DaemonThreads(Executor):
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._count = 0
+        self._is_shut = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -39,7 +40,9 @@ class DaemonThreads(Executor):
 
     def allow_more(self, number: int) -> None:
         """Raise the limit, and start threads for waiting jobs; or lower it again with a negative number, when
-        idle threads beyond it end."""
+        idle threads beyond it end. Does nothing after `shutdown`."""
+        if self._is_shut:
+            return  # a new thread would take the word to end that is meant for another one
         self._limit += number
         for _ in range(min(self._limit - self._count, self._jobs.qsize())):
             self._start()
@@ -60,6 +63,7 @@ class DaemonThreads(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Stop idle threads now and busy ones after their current job, without waiting (even if `wait`)."""
+        self._is_shut = True
         ending = 0  # threads that were to end, and have not noticed yet
         while cancel_futures:
             try:

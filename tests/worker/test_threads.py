@@ -28,3 +28,13 @@ async def test_all_threads_end_with_the_pool() -> None:
         pool.allow_more(-1)
         pool.shutdown(wait=False, cancel_futures=True)
     await until(lambda: not [one for one in threading.enumerate() if one.name.startswith(NAME)])
+
+
+async def test_no_thread_starts_after_the_pool_was_stopped() -> None:
+    """It would take the word to end that is meant for one which is still busy."""
+    pool, go_on = DaemonThreads(3, NAME), threading.Event()
+    pool.submit(go_on.wait)
+    pool.shutdown(wait=False, cancel_futures=True)
+    pool.allow_more(-1)
+    go_on.set()
+    await until(lambda: not [one for one in threading.enumerate() if one.name.startswith(NAME)])
