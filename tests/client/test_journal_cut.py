@@ -57,6 +57,16 @@ def test_waits_and_steps_take_turns(waits: set[int], first: int, length: int) ->
     assert keys_of(records, f"k{first}") == {f"k{i}" for i in range(first)}
 
 
+@given(st.floats(0.001, 0.9), st.booleans())
+def test_a_wait_within_the_millisecond_before_a_step_is_kept(took: float, is_next: bool) -> None:
+    """The time of a step that has its own event is in whole milliseconds, so up to one early."""
+    now = 1_700_000_000_000
+    records = {"wait": wait(now, now), "next": wait(now + 1, now + 1), "first": step(float(now), took)}
+    if not is_next:
+        del records["next"]
+    assert keys_of(records, "first") == {"wait"}
+
+
 def test_what_had_not_ended_is_left_out() -> None:
     records = {
         "done": step(5, 1),
